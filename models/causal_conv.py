@@ -1,0 +1,113 @@
+"""Convolutions that are causal by shape: kernels are cropped to what a position may see, never masked.
+
+Channels of the horizontal stack stand in groups, one for each colour, in the order R, G, B (one group for grey).
+Group g of a position may depend on every colour of the positions before it in raster order and, at the position
+itself, on the colours before g (mask type "A") or up to and including g (mask type "B").
+Source: van den Oord et al., arXiv 1601.06759, section 3.4 (mask types) and arXiv 1606.05328, section 2.2 (cropping).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+MaskType = Literal["A", "B"]
+
+
+def require_kernel_and_groups(kernel_size: int, groups: int, **widths: int) -> None:
+    """Raise ValueError unless the kernel is odd and above 1 and every width is a multiple of the groups."""
+    if kernel_size < 3 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}")
+    for name, width in widths.items():
+        if width % groups:
+            raise ValueError(f"{name} must be a multiple of the {groups} colour groups, got {width}")
+
+
+def shift_down(rows: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
+    """The same maps one row lower, zeros in the first row: row y then holds what was known above row y."""
+    return functional.pad(rows, (0, 0, 1, 0))[:, :, :-1]
+
+
+class VerticalConv(nn.Module):
+    """The n x n convolution of the vertical stack, cropped to its upper (n+1)/2 rows: row y sees rows up to y.
+
+    Every colour of those rows may be seen, so it has no groups; the shift by one row stands in the link to the
+    horizontal stack (`shift_down`).
+    """
+
+    def __init__(self, in_filters: int, out_filters: int, kernel_size: int) -> None:
+        super().__init__()
+        require_kernel_and_groups(kernel_size, groups=1)
+        self.rows, self.reach = (kernel_size + 1) // 2, kernel_size // 2
+        self.conv = nn.Conv2d(in_filters, out_filters, (self.rows, kernel_size))
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        return self.valid_rows(functional.pad(features, (0, 0, self.rows - 1, 0)))
+
+    def valid_rows(self, features: Float[Tensor, "b i rows w"]) -> Float[Tensor, "b o outputs w"]:
+        """Outputs of those rows alone that have all their (n-1)/2 rows above in `features`."""
+        outputs: Tensor = self.conv(functional.pad(features, (self.reach, self.reach, 0, 0)))
+        return outputs
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations an image: 2 x (n+1)/2 x n x in x out at each position."""
+        return 2 * self.conv.weight.numel() * height * width
+
+
+class GroupedPointwise(nn.Module):
+    """A 1x1 convolution between colour groups, block-triangular: group g sees groups before g (A) or up to g (B).
+
+    Only the blocks that exist are parameters, one tensor a group; `kernel` lays them into one matrix with zeros
+    elsewhere. Type A has no block for the first group.
+    """
+
+    def __init__(self, in_filters: int, out_filters: int, groups: int, mask_type: MaskType) -> None:
+        super().__init__()
+        require_kernel_and_groups(3, groups, in_filters=in_filters, out_filters=out_filters)
+        self.groups, self.in_filters, self.out_filters = groups, in_filters, out_filters
+        visible = range(groups) if mask_type == "A" else range(1, groups + 1)
+        self.blocks = nn.ParameterList(
+            nn.Parameter(torch.empty(out_filters // groups, seen * in_filters // groups)) for seen in visible
+        )
+        self.bias = nn.Parameter(torch.zeros(out_filters))
+        for block in self.blocks:
+            if block.numel():
+                nn.init.kaiming_uniform_(block, a=math.sqrt(5))
+
+    def kernel(self) -> Float[Tensor, "o i"]:
+        """The block-triangular matrix, zeros where a group may not look."""
+        padded = [functional.pad(block, (0, self.in_filters - block.shape[1])) for block in self.blocks]
+        return torch.cat(padded)
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        return functional.conv2d(features, self.kernel()[:, :, None, None], self.bias)
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations an image that the blocks need: 2 x their entries at each position."""
+        return 2 * sum(block.numel() for block in self.blocks) * height * width
+
+
+class HorizontalConv(nn.Module):
+    """The 1 x n convolution of the horizontal stack, cropped to the (n-1)/2 positions to the left and the position itself.
+
+    The left part is dense over the colours; the position itself goes through `GroupedPointwise` blocks.
+    """
+
+    def __init__(self, in_filters: int, out_filters: int, kernel_size: int, groups: int, mask_type: MaskType) -> None:
+        super().__init__()
+        require_kernel_and_groups(kernel_size, groups, in_filters=in_filters, out_filters=out_filters)
+        self.reach = kernel_size // 2
+        self.left = nn.Parameter(torch.empty(out_filters, in_filters, 1, self.reach))
+        nn.init.kaiming_uniform_(self.left, a=math.sqrt(5))
+        self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type)
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        kernel = torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
+        return functional.conv2d(functional.pad(features, (self.reach, 0, 0, 0)), kernel, self.current.bias)
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations an image: the dense left part and the blocks of the position itself."""
+        return 2 * self.left.numel() * height * width + self.current.flops(height, width)

@@ -1,0 +1,37 @@
+import math
+
+import pytest
+import torch
+
+from models.likelihood import bits_per_dim, nats_of_images
+
+
+def test_nats_of_uniform_logits_are_log_levels_a_subpixel() -> None:
+    images = torch.randint(0, 17, (5, 3, 2, 4), dtype=torch.uint8)
+    nats = nats_of_images(torch.zeros(5, 3, 2, 4, 17), images)
+    assert nats.dtype == torch.float64
+    torch.testing.assert_close(nats, torch.full((5,), 24 * math.log(17), dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_nats_pick_each_subpixels_own_logits() -> None:
+    images = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
+    logits = torch.randn(2, 3, 2, 2, 3, dtype=torch.float64)
+    by_hand = torch.zeros(2, dtype=torch.float64)
+    for b in range(2):
+        for c in range(3):
+            for y in range(2):
+                for x in range(2):
+                    by_hand[b] -= logits[b, c, y, x].log_softmax(0)[int(images[b, c, y, x])]
+    torch.testing.assert_close(nats_of_images(logits, images), by_hand)
+
+
+def test_nats_of_bfloat16_logits_are_computed_in_float32() -> None:
+    images = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    logits = torch.randn(2, 1, 4, 4, 256).bfloat16()
+    assert torch.equal(nats_of_images(logits, images), nats_of_images(logits.float(), images))
+
+
+def test_bits_per_dim_divides_once() -> None:
+    assert bits_per_dim(math.log(2) * 6, num_images=2, dims=3) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="got 0 and 3"):
+        bits_per_dim(1.0, num_images=0, dims=3)
