@@ -1,22 +1,37 @@
 """The one configuration tree: read from the command line, sent to workers as JSON, kept in checkpoints and MLflow."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from tyro.conf import Suppress
 
 from models.gated_pixelcnn import GatedPixelCNN, empty_model
+from pipeline.errors import UserError
 
 
 
 class Section(BaseModel):
-    """A frozen part of the tree that knows its keys and refuses all others."""
+    """A frozen part of the tree that knows its keys and refuses all others, naming the dotted key and the value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    prefix: ClassVar[str] = ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _errors_name_the_dotted_key(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            told = [
+                f"{cls.prefix}{'.'.join(map(str, one['loc']))} {one['input']!r}: {one['msg']}" for one in error.errors()
+            ]
+            raise UserError("; ".join(told) + " (--help explains each field)") from error
 
 
 class Model(Section):
     """The Gated PixelCNN; image shape and levels stand in `data`."""
 
+    prefix: ClassVar[str] = "model."
     num_layers: int = Field(default=8, ge=1)
     """Gated layers (Fig. 2 of arXiv 1606.05328)."""
     num_filters: int = Field(default=32, ge=1)
@@ -34,6 +49,7 @@ class Model(Section):
 class Data(Section):
     """The data set: where it lies, what its images are, how it is made and read."""
 
+    prefix: ClassVar[str] = "data."
     name: str = "digits"
     """Name of the data set; with the size and resize filter it makes the version string."""
     url: str = "data/digits"
@@ -71,6 +87,7 @@ class Data(Section):
 class Training(Section):
     """What determines the trained weights, beside the model and the data."""
 
+    prefix: ClassVar[str] = "train."
     steps: int = Field(default=1000, ge=1)
     """Optimiser steps of the whole run."""
     batch_size: int = Field(default=128, ge=1)
@@ -98,6 +115,7 @@ class Training(Section):
 class Run(Section):
     """One training run: its name, where it is kept, how often it speaks and saves."""
 
+    prefix: ClassVar[str] = "run."
     name: str = "digits"
     """Name of the run; the same name goes on where it stopped."""
     url: str = "runs"
@@ -121,6 +139,7 @@ class Run(Section):
 class Cluster(Section):
     """Ray Train workers and what they cost."""
 
+    prefix: ClassVar[str] = "cluster."
     num_workers: int = Field(default=2, ge=0)
     """Workers; 0 runs in this process without a cluster."""
     use_gpu: bool = False
@@ -138,6 +157,7 @@ class Cluster(Section):
 class Evaluation(Section):
     """What `evaluate` measures."""
 
+    prefix: ClassVar[str] = "evaluate."
     split: str = "val"
     """Split whose every image is evaluated once."""
     batch_size: int = Field(default=100, ge=1)
@@ -147,6 +167,7 @@ class Evaluation(Section):
 class Sampling(Section):
     """What `sample` and the grids during training draw."""
 
+    prefix: ClassVar[str] = "sample."
     count: int = Field(default=100, ge=1)
     """Images that `sample` draws, classes in turn."""
     grid_columns: int = Field(default=10, ge=1)
@@ -164,6 +185,7 @@ class Sampling(Section):
 class Tracking(Section):
     """MLflow; the server is MLFLOW_TRACKING_URI, or a sqlite file here where that is unset."""
 
+    prefix: ClassVar[str] = "tracking."
     experiment: str = "pixelcnn-ray"
     """MLflow experiment of the run."""
     patience_seconds: float = Field(default=30.0, ge=0.0)
@@ -173,7 +195,7 @@ class Tracking(Section):
 class Config(Section):
     """Everything that a job needs to know."""
 
-    preset: str = "digits"
+    preset: Suppress[str] = "digits"
     """Preset that this configuration started from."""
     model: Model = Model()
     data: Data = Data()
@@ -187,18 +209,18 @@ class Config(Section):
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
         if self.train.batch_size % max(1, self.cluster.num_workers):
-            raise ValueError(
+            raise UserError(
                 f"train.batch_size {self.train.batch_size} is not a multiple of cluster.num_workers "
                 f"{self.cluster.num_workers}: change one of them"
             )
         for name in ("num_filters", "head_filters"):
             if getattr(self.model, name) % self.data.channels:
-                raise ValueError(
+                raise UserError(
                     f"model.{name} {getattr(self.model, name)} is not a multiple of data.channels "
                     f"{self.data.channels}: choose a multiple"
                 )
         if self.model.kernel_size % 2 == 0:
-            raise ValueError(f"model.kernel_size {self.model.kernel_size} is even: choose an odd size")
+            raise UserError(f"model.kernel_size {self.model.kernel_size} is even: choose an odd size")
         return self
 
     @property

@@ -1,0 +1,120 @@
+"""From the words behind `python -m jobs.NAME` to a configuration, and from errors to one line and an exit status."""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from pipeline.config import Config, flatten
+from pipeline.cost import describe
+from pipeline.errors import UserError
+from pipeline.presets import PRESETS
+from pipeline.storage import absolute_url
+
+TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
+
+
+class Command(Config):
+    """Everything that a job needs to know."""
+
+    dry_run: bool = False
+    """Print the resolved configuration, parameters, FLOPs and cost, and do nothing."""
+
+
+def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Sequence[str] | None = None) -> int:
+    """Parse, do the job, and give the exit status: 0, 1 for an error told in one line, 2 for words not understood.
+
+    Args:
+        name: the job's module, e.g. "jobs.train".
+        purpose: one line for --help.
+        job: what is done with the configuration.
+        words: the command line; sys.argv where None.
+    """
+    arguments = list(sys.argv[1:] if words is None else words)
+    try:
+        command = parse(name, purpose, arguments)
+        config = with_absolute_urls(Config(**{key: value for key, value in command if key != "dry_run"}))
+        if command.dry_run:
+            print(describe(config))
+        else:
+            job(config)
+    except UserError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
+    """The configuration of a preset with overrides: `digits --model.num-layers 4`.
+
+    Raises:
+        UserError: unknown preset or key, or a value that its field can't take.
+        SystemExit: 0, after --help.
+    """
+    presets = ", ".join(PRESETS)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(name, purpose))
+        raise SystemExit(0 if words else 2)
+    if words[0] not in PRESETS:
+        near = difflib.get_close_matches(words[0], PRESETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"unknown preset {words[0]!r}: {hint}choose one of {presets}")
+    preset = PRESETS[words[0]]
+    default = Command(**dict(preset.config))
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            command, unknown = tyro.cli(
+                Command, default=default, args=words[1:], prog=f"python -m {name} {words[0]}",
+                description=f"{purpose} {preset.summary}", return_unknown_args=True,
+            )  # fmt: skip
+    except SystemExit as exit_:
+        if exit_.code == 0:
+            raise
+        raise UserError(_one_line(told.getvalue())) from exit_
+    if unknown:
+        raise UserError(_unknown_key(unknown[0]))
+    return command
+
+
+def with_absolute_urls(config: Config) -> Config:
+    """The configuration with every folder absolute, as Ray's workers stand in folders of their own."""
+    data = config.data.model_copy(update={"url": absolute_url(config.data.url)})
+    run = config.run.model_copy(update={"url": absolute_url(config.run.url)})
+    sample = config.sample.model_copy(
+        update={"url": absolute_url(config.sample.url) if config.sample.url else config.sample.url}
+    )
+    return config.model_copy(update={"data": data, "run": run, "sample": sample})
+
+
+def _overview(name: str, purpose: str) -> str:
+    lines = [f"usage: python -m {name} PRESET [--section.key VALUE ...] [--dry-run]", "", purpose, "", "Presets:"]
+    lines += [f"  {key:14s} {preset.summary}" for key, preset in PRESETS.items()]
+    lines += ["", f"python -m {name} PRESET --help explains each field with its unit.",
+              f"{TRACEBACK_VARIABLE}=1 shows the stack trace of an error."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _unknown_key(word: str) -> str:
+    key = word.removeprefix("--").split("=")[0].replace("-", "_")
+    known = list(flatten(PRESETS["digits"].config)) + ["dry_run"]
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    return f"unknown key {word!r}: {hint}--help lists the keys"
+
+
+def _one_line(box: str) -> str:
+    """The message of tyro's box, without its frame, its title and the help text below the first rule."""
+    text = " ".join(line.strip("│ ") for line in box.split("────────\n")[0].splitlines()[1:] if "───" not in line)
+    message = re.split(r"Argument helptext:|For full helptext", " ".join(text.split()))[0].strip()
+    return f"{message.removeprefix('Error parsing ')} (--help explains each field)"

@@ -1,0 +1,90 @@
+"""Shards: WebDataset tars of lossless PNG images with their label, written whole and read with their hash checked."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import webdataset
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import UserError
+from pipeline.manifest import Shard
+from pipeline.storage import MissingObjectError, join, read
+
+
+@dataclass(frozen=True)
+class Record:
+    """One tar entry: its key, its PNG bytes and its label."""
+
+    key: str
+    png: bytes
+    label: int
+
+
+def encode_png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """The pixels' levels as a PNG, losslessly."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_png(record: Record, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "c h w"]:
+    """The levels of a record's image.
+
+    Raises:
+        UserError: the bytes are no image, or one of another shape.
+    """
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(record.png)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"record {record.key}: its png can't be decoded ({error}); prepare the data set again") from error
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if planes.shape != shape:
+        raise UserError(f"record {record.key}: image of shape {planes.shape}, the manifest says {shape}; prepare the data set again")
+    return planes
+
+
+def pack(records: Sequence[Record]) -> bytes:
+    """The tar of the records by webdataset's writer: the same records give the same bytes."""
+    buffer = io.BytesIO()
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0.0) as writer:
+        for record in records:
+            writer.write({"__key__": record.key, "png": record.png, "cls": str(record.label).encode()})
+    return buffer.getvalue()
+
+
+def describe(file: str, content: bytes, records: int) -> Shard:
+    """The manifest's entry for a shard's bytes."""
+    return Shard(file=file, records=records, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def fetch(split_url: str, shard: Shard) -> list[Record]:
+    """The records of a shard, after its bytes and count have been checked against the manifest.
+
+    Raises:
+        UserError: the shard is missing, truncated, altered, or holds something else than its manifest says.
+    """
+    url = join(split_url, shard.file)
+    try:
+        content = read(url)
+    except MissingObjectError as error:
+        raise UserError(f"{url}: the shard is missing; prepare the data set again") from error
+    if len(content) != shard.bytes:
+        raise UserError(f"{url}: truncated or altered, {len(content)} bytes where the manifest says {shard.bytes}; prepare the data set again")
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise UserError(f"{url}: wrong sha256, its bytes are not those of the manifest's {shard.sha256}; prepare the data set again")
+    files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
+    try:
+        records = [
+            Record(sample["__key__"], sample["png"], int(sample["cls"]))
+            for sample in webdataset.tariterators.group_by_keys(files)
+        ]
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise UserError(f"{url}: not a shard of png and cls entries ({error!r}); prepare the data set again") from error
+    if len(records) != shard.records:
+        raise UserError(f"{url}: {len(records)} records where the manifest says {shard.records}; prepare the data set again")
+    return records

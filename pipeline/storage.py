@@ -1,0 +1,199 @@
+"""The door to object storage: the same few operations on s3://bucket/key and on local files.
+
+Endpoint, region and credentials come from the standard AWS environment and profile chain through boto3
+(AWS_PROFILE, AWS_ENDPOINT_URL and so on).
+"""
+
+import errno
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config as BotoConfig
+
+from pipeline.errors import UserError
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in a submitted job, whose working folder is a copy that Ray removes."""
+
+MISSING_KEY = ("NoSuchKey", "404", "NotFound")
+REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "Forbidden")
+
+
+class MissingObjectError(UserError):
+    """There is nothing at the URL."""
+
+
+def is_s3(url: str) -> bool:
+    """Whether the URL names object storage; everything else is a local path."""
+    return url.startswith("s3://")
+
+
+def absolute_url(url: str) -> str:
+    """The URL as every process can use it: local paths against the current folder, in a submitted job against ~/pixelcnn-ray.
+
+    Raises:
+        UserError: a scheme other than s3://.
+    """
+    if is_s3(url):
+        return url.rstrip("/")
+    if "://" in url:
+        raise UserError(f"{url}: only s3://bucket/prefix and local folders are storage; copy the data to one of them")
+    home = Path.home() / "pixelcnn-ray" if JOB_VARIABLE in os.environ else Path.cwd()
+    return os.path.abspath(home / Path(url).expanduser())
+
+
+def join(url: str, *parts: str) -> str:
+    """The URL of something below `url`."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def read(url: str) -> bytes:
+    """All bytes at the URL.
+
+    Raises:
+        MissingObjectError: there is nothing.
+        UserError: bucket, credentials or endpoint are wrong.
+    """
+    with _explained(url):
+        if is_s3(url):
+            bucket, key = _split(url)
+            body: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+            return body
+        return Path(url).read_bytes()
+
+
+def write(url: str, content: bytes) -> None:
+    """Put the bytes at the URL, whole or not at all.
+
+    Raises:
+        UserError: bucket, credentials or endpoint are wrong, or the disk is full.
+    """
+    with _explained(url):
+        if is_s3(url):
+            bucket, key = _split(url)
+            _client().put_object(Bucket=bucket, Key=key, Body=content)
+            return
+        path = Path(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def exists(url: str) -> bool:
+    """Whether there is an object or file at the URL."""
+    with _explained(url):
+        if not is_s3(url):
+            return Path(url).is_file()
+        bucket, key = _split(url)
+        try:
+            _client().head_object(Bucket=bucket, Key=key)
+        except botocore.exceptions.ClientError as error:
+            if _code(error) not in MISSING_KEY:
+                raise
+            _client().head_bucket(Bucket=bucket)
+            return False
+        return True
+
+
+def names_below(url: str) -> list[str]:
+    """Sorted paths, relative to the URL, of every object or file below it; empty where there is nothing."""
+    with _explained(url):
+        if not is_s3(url):
+            root = Path(url)
+            return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        bucket, key = _split(url)
+        prefix = key.rstrip("/") + "/" if key else ""
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", [])]
+        return sorted(name for name in found if name and not name.endswith("/"))
+
+
+def delete(url: str) -> None:
+    """Remove the object or file at the URL; nothing happens where there is none."""
+    with _explained(url):
+        if is_s3(url):
+            bucket, key = _split(url)
+            _client().delete_object(Bucket=bucket, Key=key)
+        else:
+            Path(url).unlink(missing_ok=True)
+
+
+def delete_below(url: str) -> None:
+    """Remove everything below the URL."""
+    if is_s3(url):
+        for name in names_below(url):
+            delete(join(url, name))
+    else:
+        shutil.rmtree(url, ignore_errors=True)
+
+
+@functools.cache
+def _client() -> Any:
+    return boto3.client(
+        "s3",
+        config=BotoConfig(
+            retries={"mode": "standard", "max_attempts": 6}, connect_timeout=10, read_timeout=60,
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        ),
+    )  # fmt: skip
+
+
+def _split(url: str) -> tuple[str, str]:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UserError(f"{url}: no bucket; write s3://bucket/prefix")
+    return bucket, key
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn what boto3 and the operating system raise into one line with the remedy."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingObjectError(f"{url}: no such file; check the path") from error
+    except botocore.exceptions.ClientError as error:
+        raise _explain_refusal(url, error) from error
+    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError,
+            botocore.exceptions.ProfileNotFound, botocore.exceptions.TokenRetrievalError) as error:  # fmt: skip
+        raise UserError(
+            f"{url}: no usable AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise UserError(f"{url}: object storage can't be reached ({error}); check AWS_ENDPOINT_URL and the network") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{url}: the disk is full; free space or choose another folder, then run the same command") from error
+        raise UserError(f"{url}: {error.strerror or error}; check the path and its permissions") from error
+
+
+def _explain_refusal(url: str, error: botocore.exceptions.ClientError) -> UserError:
+    code = _code(error)
+    if code == "NoSuchBucket" or (code in MISSING_KEY and error.operation_name in ("HeadBucket", "ListObjectsV2")):
+        return UserError(f"{url}: the bucket {_split(url)[0]!r} does not exist; create it or correct the name")
+    if code in MISSING_KEY:
+        return MissingObjectError(f"{url}: no such object; check the name")
+    if code in REFUSED:
+        return UserError(f"{url}: object storage refused the credentials ({code}); check AWS_PROFILE or the keys and the policy")
+    return UserError(f"{url}: object storage answered {code or error}; try the same command again")

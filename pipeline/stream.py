@@ -1,0 +1,168 @@
+"""Shards to batches: an order that is a pure function of (seed, manifest, configuration), read ahead of the step."""
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.manifest import Manifest, split_url
+from pipeline.shards import Record, decode_png, fetch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's images of a global batch, their labels, and the record keys they come from."""
+
+    images: UInt8[Tensor, "b c h w"]
+    labels: Int64[Tensor, " b"]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record lies: the shard's index in the manifest and the record's in the shard."""
+
+    shard: int
+    record: int
+
+
+def epoch_groups(manifest: Manifest, seed: int, epoch: int, shuffle_shards: int) -> list[list[int]]:
+    """The epoch's shards in random order, cut into groups whose records are mixed."""
+    order = np.random.default_rng([seed, epoch, 0]).permutation(len(manifest.shards)).tolist()
+    return [order[start : start + shuffle_shards] for start in range(0, len(order), shuffle_shards)]
+
+
+def group_places(manifest: Manifest, group: list[int], seed: int, epoch: int) -> list[Place]:
+    """Every record of a group of shards, in random order."""
+    places = [Place(shard, record) for shard in group for record in range(manifest.shards[shard].records)]
+    order = np.random.default_rng([seed, epoch, 1, group[0]]).permutation(len(places))
+    return [places[index] for index in order]
+
+
+class TrainingStream:
+    """This rank's share of every global batch from `images_seen` on, without end.
+
+    The global sequence of images doesn't depend on rank, world_size or where it is resumed: epochs follow each other,
+    each image once an epoch, and a global batch may reach over the end of one. Rank r takes the r-th part of each
+    global batch. Each rank fetches every shard and decodes its own records only; at most two groups of
+    data.shuffle_shards shards are in memory.
+    """
+
+    def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
+        assert config.train.batch_size % world_size == 0
+        self.config, self.manifest, self.rank, self.world_size = config, manifest, rank, world_size
+        self.images_seen = images_seen
+        self.seconds_waited = 0.0
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.data.prefetch_batches)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read_ahead, name="training-stream", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "TrainingStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch, and the time it was waited for in `seconds_waited`.
+
+        Raises:
+            UserError: a shard is missing or not what the manifest says.
+        """
+        started = time.perf_counter()
+        batch = self._ready.get()
+        self.seconds_waited += time.perf_counter() - started
+        if isinstance(batch, BaseException):
+            raise batch
+        self.images_seen += self.config.train.batch_size
+        return batch
+
+    def _read_ahead(self) -> None:
+        try:
+            for batch in self._batches():
+                while not self._stopped.is_set():
+                    try:
+                        self._ready.put(batch, timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if self._stopped.is_set():
+                    return
+        except BaseException as error:
+            self._ready.put(error)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Own records, gathered into batches: position i of the sequence is this rank's if its part of the batch is."""
+        size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
+        images, labels, keys = [], [], []
+        for position, record in self._own_records():
+            images.append(decode_png(record, self.manifest.shape))
+            labels.append(record.label)
+            keys.append(record.key)
+            if position % size == (self.rank + 1) * local - 1:
+                yield Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), keys)
+                images, labels, keys = [], [], []
+
+    def _own_records(self) -> Iterator[tuple[int, Record]]:
+        size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
+        seed, epoch_images = self.config.train.seed, self.manifest.num_images
+        url, position = split_url(self.config, self.manifest.split), self.images_seen
+        for epoch in itertools.count(position // epoch_images):
+            start = epoch * epoch_images
+            for group in epoch_groups(self.manifest, seed, epoch, self.config.data.shuffle_shards):
+                end = start + sum(self.manifest.shards[shard].records for shard in group)
+                if end > position:
+                    places = group_places(self.manifest, group, seed, epoch)
+                    records = {shard: fetch(url, self.manifest.shards[shard]) for shard in group}
+                    for place in places[position - start :]:
+                        if position % size // local == self.rank:
+                            yield position, records[place.shard][place.record]
+                        position += 1
+                start = end
+
+
+def evaluation_batches(
+    config: Config, manifest: Manifest, batch_size: int, *, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """This rank's batches of a split: every image exactly once over all ranks, the last batch as short as it is.
+
+    The split is cut into the same batches whatever the number of workers, and rank r takes the r-th run of them, so
+    each image is computed in the same company and the sum over ranks doesn't depend on their number.
+    """
+    total = manifest.num_images
+    batches = -(-total // batch_size)
+    first = min(total, rank * batches // world_size * batch_size)
+    last = min(total, (rank + 1) * batches // world_size * batch_size)
+    url, start, held = split_url(config, manifest.split), 0, []
+    for shard in manifest.shards:
+        end = start + shard.records
+        if end > first and start < last:
+            held += fetch(url, shard)[max(0, first - start) : max(0, last - start)]
+            while len(held) >= batch_size or (held and end >= last):
+                yield _stack(held[:batch_size], manifest)
+                held = held[batch_size:]
+        start = end
+
+
+def _stack(records: list[Record], manifest: Manifest) -> Batch:
+    images = np.stack([decode_png(record, manifest.shape) for record in records])
+    return Batch(
+        torch.from_numpy(images), torch.tensor([record.label for record in records]), [record.key for record in records]
+    )
