@@ -1,0 +1,156 @@
+"""The door to Ray Train: a function on every worker of the configuration's cluster, retried where a retry can mend."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device
+
+from pipeline.arrow_storage import filesystem_of
+from pipeline.checkpoint import upload
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import delete, exists, join
+
+WORKER_START_SECONDS = "60"
+SNAPSHOT_NAME = "checkpoint_manager_snapshot.json"
+
+Job = Callable[["RayWorker", Any], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class RayWorker:
+    """This process as one of Ray Train's workers."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    run_url: str
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        """Keep the checkpoint under the run and let Ray Train know of it; a barrier, every rank calls it."""
+        if checkpoint is None:
+            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
+            return
+        local = ray.train.Checkpoint.from_directory(checkpoint)
+        if not ray.is_initialized():  # Ray Train's local mode keeps no checkpoints
+            local = self._keep(local, name)
+        ray.train.report(metrics, checkpoint=local, checkpoint_dir_name=name, checkpoint_upload_fn=self._keep)
+
+    def _keep(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        upload(Path(checkpoint.path), join(self.run_url, name))
+        filesystem, path = filesystem_of(join(self.run_url, name))
+        return ray.train.Checkpoint(path, filesystem)
+
+
+class StopOnUserError(ray.train.UserCallback):
+    """Ends the run at once on an error that a retry can't mend."""
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the person's error, if a worker met one; Ray Train doesn't retry what a callback raises."""
+        for error in worker_exceptions.values():
+            if isinstance(error, UserError):
+                raise error
+
+
+def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dict[str, Any]:
+    """Call job(worker, argument) on every worker and give what rank 0 returned.
+
+    Args:
+        config: its cluster and run sections say how many workers, where, and how often to retry.
+        job: a module-level function.
+        argument: what it gets beside the worker; it is pickled.
+        run_url: folder of the run, for Ray Train's own record and the checkpoints.
+
+    Raises:
+        UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
+    """
+    cluster = config.cluster
+    _start(config)
+    _remove_torn_snapshot(run_url)
+    parent, name = run_url.rsplit("/", 1)
+    filesystem, path = filesystem_of(parent)
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"job": job, "argument": argument, "run_url": run_url, "threads": cluster.cpus_per_worker},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError()],
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+        ),
+    )  # fmt: skip
+    try:
+        result = trainer.fit()
+    except ray.train.ControllerError as error:
+        failure = error.controller_failure
+        while failure is not None and not isinstance(failure, UserError):
+            failure = getattr(failure, "controller_failure", None) or failure.__cause__
+        raise failure or UserError(f"Ray Train's controller failed: {_last_line(error)}") from error
+    except ray.train.TrainingFailedError as error:
+        raise UserError(
+            f"workers failed more often than cluster.max_failures {cluster.max_failures}: {_last_line(error)}; "
+            "run the same command to go on from the last checkpoint"
+        ) from error
+    return result.return_value or {}
+
+
+def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
+    context = ray.train.get_context()
+    warnings.filterwarnings("ignore", message=".*num_to_keep.*")
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(loop["threads"])
+    worker = RayWorker(context.get_world_rank(), context.get_world_size(), device, loop["run_url"])
+    returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
+    return returned
+
+
+def _start(config: Config) -> None:
+    """Join the cluster that RAY_ADDRESS or a submitted job names, or start one in these processes."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if config.cluster.num_workers == 0 or ray.is_initialized():
+        return
+    wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local", include_dashboard=False, num_cpus=max(wanted, os.cpu_count() or 1),
+            logging_level=logging.WARNING, log_to_driver=True,
+        )  # fmt: skip
+    cpus = ray.cluster_resources().get("CPU", 0)
+    if cpus < wanted:
+        print(f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes", flush=True)
+
+
+def _remove_torn_snapshot(run_url: str) -> None:
+    """Remove Ray Train's record of the run if a kill left it half-written; the checkpoints themselves say what is there."""
+    from ray.train import Result
+
+    url = join(run_url, SNAPSHOT_NAME)
+    if not exists(url):
+        return
+    filesystem, path = filesystem_of(run_url)
+    try:
+        Result.from_path(path, storage_filesystem=filesystem)
+    except Exception as error:  # Ray raises what its parser and its asserts raise
+        print(f"warning: {url} is torn ({_last_line(error)}); it is made anew", flush=True)
+        delete(url)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,94 @@
+"""What a job does on the driver: check, launch, track the end, tell."""
+
+import subprocess
+from typing import Any
+
+from pipeline.checkpoint import newest_sound, require_same_result
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.evaluate import evaluate
+from pipeline.launch import RayWorker, run_on_workers
+from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
+from pipeline.prepare import prepare
+from pipeline.storage import exists, join
+from pipeline.tracking import RunIdentity, Tracker, identify
+from pipeline.train import run_url_of, train
+
+
+def run_training(config: Config) -> dict[str, Any]:
+    """Train the configuration on its cluster and give the last validation metrics.
+
+    The embedded digits are prepared first where they are missing; all else must have been.
+
+    Raises:
+        UserError: what a person can put right; the MLflow run then ends as FAILED with it.
+    """
+    if config.data.source_format == "digits" and not exists(
+        join(split_url(config, config.data.val_split), MANIFEST_NAME)
+    ):
+        prepare(config)
+    identity = _identity(config)
+    with newest_sound(run_url_of(config)) as checkpoint:
+        if checkpoint:
+            require_same_result(checkpoint, config, load_manifest(config, config.data.train_split).digest)
+    try:
+        return run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config))
+    except UserError as error:
+        tracker = Tracker(identity)
+        tracker.tags({"error": str(error)})
+        tracker.close("FAILED")
+        raise
+
+
+def run_evaluation(config: Config) -> dict[str, Any]:
+    """Evaluate the run's newest checkpoint on evaluate.split, and add the result to its MLflow run."""
+    split = config.evaluate.split
+    load_manifest(config, split)
+    step = _require_checkpoint(config)
+    metrics = run_on_workers(config, _evaluate_on_worker, config, join(run_url_of(config), "evaluation"))
+    tracker = Tracker(_identity(config))
+    tracker.metrics(step, metrics)
+    tracker.close("FINISHED")
+    return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {"step": step}
+
+
+def _identity(config: Config) -> RunIdentity:
+    manifest = load_manifest(config, config.data.train_split)
+    return identify(config, manifest, run_url_of(config), _git_commit())
+
+
+def _require_checkpoint(config: Config) -> int:
+    """The step of the run's newest sound checkpoint, which must fit the configuration."""
+    manifest = load_manifest(config, config.data.train_split)
+    with newest_sound(run_url_of(config)) as checkpoint:
+        if checkpoint is None:
+            raise UserError(
+                f"{run_url_of(config)}: no checkpoint; run `python -m jobs.train {config.preset}` first, or correct run.url and run.name"
+            )
+        require_same_result(checkpoint, config, manifest.digest)
+        return checkpoint.state.step
+
+
+def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) -> dict[str, Any]:
+    config, identity = argument
+    return dict(train(config, worker, identity))
+
+
+def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
+    model = config.build_model().to(worker.device)
+    with newest_sound(run_url_of(config)) as checkpoint:
+        assert checkpoint is not None
+        model.load_state_dict(checkpoint.weights(averaged=True))
+    split = config.evaluate.split
+    manifest = load_manifest(config, split)
+    likelihood = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
+    return likelihood.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_nats": likelihood.nats}
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, "unknown" where it is no checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -1,0 +1,299 @@
+"""The door to MLflow: one run however often training restarts, and nothing lost while the server is away.
+
+Entries wait in a queue that a thread empties in order; training never waits for the server. What is still waiting is
+kept in every checkpoint and, at the end, in the run's folder, and goes first at the next start. Delivering an entry
+twice adds nothing: metrics go on after the last step that the server has, images that it has are passed over.
+"""
+
+import base64
+import collections
+import contextlib
+import io
+import json
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from pipeline.config import Config, flatten
+from pipeline.manifest import Manifest, split_url
+from pipeline.storage import MissingObjectError, absolute_url, delete, is_s3, join, read, write
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+KEY_TAG = "pixelcnn.run"
+LONGEST_PARAM = 6000
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is called and described by in MLflow; it travels to workers."""
+
+    tracking_uri: str
+    experiment: str
+    key: str
+    name: str
+    run_url: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    config_json: str
+    dataset: dict[str, str]
+    patience_seconds: float
+
+
+def default_tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a sqlite file in the folder where the job was started."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
+
+
+def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) -> RunIdentity:
+    """The MLflow run that belongs to a run's folder: its key stands in run.json there from the first start on."""
+    key_url = join(run_url, "run.json")
+    try:
+        key = json.loads(read(key_url))["key"]
+    except MissingObjectError:
+        key = uuid.uuid4().hex
+        write(key_url, json.dumps({"key": key}).encode())
+    source = split_url(config, manifest.split)
+    return RunIdentity(
+        tracking_uri=default_tracking_uri(),
+        experiment=config.tracking.experiment,
+        key=key,
+        name=config.run.name,
+        run_url=run_url,
+        params={name: str(value)[:LONGEST_PARAM] for name, value in flatten(config).items()},
+        tags={
+            "preset": config.preset, "data_version": manifest.version, "run_url": run_url,
+            "mlflow.source.name": "pixelcnn-ray", "mlflow.source.git.commit": git_commit, "git_commit": git_commit,
+        },
+        config_json=json.dumps(config.model_dump(), indent=1),
+        dataset={
+            "name": f"{manifest.version}/{manifest.split}", "digest": manifest.digest[:36],
+            "source_type": "s3" if is_s3(source) else "local", "source": json.dumps({"uri": source}),
+            "profile": json.dumps({"num_images": manifest.num_images, "sha256": manifest.digest}),
+        },
+        patience_seconds=config.tracking.patience_seconds,
+    )  # fmt: skip
+
+
+class Tracker:
+    """Writes one MLflow run from one process (rank 0, or the driver when no worker is left)."""
+
+    def __init__(self, identity: RunIdentity, undelivered: list[Entry] | None = None) -> None:
+        self._identity = identity
+        self._waiting: collections.deque[Entry] = collections.deque(undelivered or [])
+        self._waiting.extend(_kept_entries(identity.run_url))
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._server_away = False
+        self._thread = threading.Thread(target=self._deliver, name="mlflow-tracker", daemon=True)
+        self._thread.start()
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Add metrics at a step."""
+        self._add({"kind": "metrics", "step": step, "time": _now(), "values": values})
+
+    def image(self, step: int, key: str, png: bytes) -> None:
+        """Add a picture at a step, for the UI's image view."""
+        content = base64.b64encode(png).decode()
+        self._add({"kind": "image", "step": step, "time": _now(), "key": key, "png": content})
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Set tags of the run."""
+        self._add({"kind": "tags", "values": values})
+
+    def undelivered(self) -> list[Entry]:
+        """A copy of what the server has not taken yet, as JSON."""
+        with self._changed:
+            return list(self._waiting)
+
+    def close(self, status: str | None) -> None:
+        """End the run as FINISHED or FAILED (None leaves it open) once everything is delivered or patience is over.
+
+        What the server didn't take is kept in the run's folder for the next start of the same command.
+        """
+        if status:
+            self._add({"kind": "status", "status": status, "time": _now()})
+        deadline = time.monotonic() + self._identity.patience_seconds
+        with self._changed:
+            while self._waiting and time.monotonic() < deadline:
+                self._changed.wait(0.1)
+            self._stopped = True
+            rest = list(self._waiting)
+            self._changed.notify_all()
+        kept_url = _kept_url(self._identity.run_url)
+        if rest:
+            write(kept_url, json.dumps(rest).encode())
+            print(
+                f"MLflow at {self._identity.tracking_uri} did not answer: {len(rest)} entries are kept in {kept_url} and "
+                "are delivered when the same command runs again", flush=True,
+            )  # fmt: skip
+        else:
+            delete(kept_url)
+
+    def _add(self, entry: Entry) -> None:
+        with self._changed:
+            self._waiting.append(entry)
+            self._changed.notify_all()
+
+    def _deliver(self) -> None:
+        """Take entries from the front, each only after the server has it; the run itself is opened first."""
+        pause, session = FIRST_PAUSE, None
+        while not self._stopped:
+            with self._changed:
+                if not self._waiting and session:
+                    self._changed.wait(0.5)
+                    continue
+                entry = self._waiting[0] if self._waiting else None
+            try:
+                session = session or _Session(self._identity)
+                if entry:
+                    session.deliver(entry)
+                    with self._changed:
+                        self._waiting.popleft()
+                        self._changed.notify_all()
+                self._say_back()
+                pause = FIRST_PAUSE
+            except Exception as error:  # the server may answer anything while it dies; training goes on whatever it is
+                self._say_away(error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped, timeout=pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _say_away(self, error: Exception) -> None:
+        if not self._server_away:
+            reason = " ".join(str(error).split())[:300]
+            print(
+                f"warning: MLflow at {self._identity.tracking_uri} can't be reached ({reason}); training goes on and "
+                "delivers later", flush=True,
+            )  # fmt: skip
+        self._server_away = True
+
+    def _say_back(self) -> None:
+        if self._server_away:
+            print(f"MLflow is back; {len(self._waiting)} entries are being delivered", flush=True)
+        self._server_away = False
+
+
+class _Session:
+    """A connection to the run: found by its key or made, with its params, tags, config.json and data set."""
+
+    def __init__(self, identity: RunIdentity) -> None:
+        import mlflow.entities  # seconds of import, only where something is tracked
+
+        self._entities = mlflow.entities
+        self._client = mlflow.MlflowClient(tracking_uri=identity.tracking_uri)
+        self._last_steps: dict[str, int] = {}
+        experiment_id = self._experiment(identity)
+        found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{identity.key}'", max_results=1)
+        self._resumed = bool(found)
+        tags = identity.tags | {KEY_TAG: identity.key}
+        if found:
+            run = found[0]
+        else:
+            run = self._client.create_run(experiment_id, tags=tags, run_name=identity.name)
+        self.run_id = run.info.run_id
+        self._describe(identity, tags, run.data.params, run.inputs.dataset_inputs if run.inputs else [])
+
+    def _experiment(self, identity: RunIdentity) -> str:
+        experiment = self._client.get_experiment_by_name(identity.experiment)
+        if experiment:
+            return str(experiment.experiment_id)
+        location = None
+        if identity.tracking_uri.startswith("sqlite:///"):
+            location = join(os.path.dirname(identity.tracking_uri.removeprefix("sqlite:///")), "mlartifacts")
+        return str(self._client.create_experiment(identity.experiment, artifact_location=location))
+
+    def _describe(self, identity: RunIdentity, tags: dict[str, str], there: dict[str, str], inputs: list[Any]) -> None:
+        params = [
+            self._entities.Param(name, value) for name, value in identity.params.items() if name not in there
+        ]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self.run_id, params=params[start : start + 100])
+        self._client.log_batch(self.run_id, tags=[self._entities.RunTag(name, value) for name, value in tags.items()])
+        self._client.log_text(self.run_id, identity.config_json, "config.json")
+        if not inputs:
+            dataset = self._entities.Dataset(**identity.dataset)
+            context = [self._entities.InputTag("mlflow.data.context", "training")]
+            self._client.log_inputs(self.run_id, [self._entities.DatasetInput(dataset, context)])
+        self._client.update_run(self.run_id, status="RUNNING")
+
+    def deliver(self, entry: Entry) -> None:
+        """Hand one entry to the server."""
+        if entry["kind"] == "metrics":
+            self._metrics(entry)
+        elif entry["kind"] == "image":
+            self._image(entry)
+        elif entry["kind"] == "tags":
+            tags = [self._entities.RunTag(name, value[:5000]) for name, value in entry["values"].items()]
+            self._client.log_batch(self.run_id, tags=tags)
+        else:
+            self._client.set_terminated(self.run_id, status=entry["status"], end_time=entry["time"])
+
+    def _metrics(self, entry: Entry) -> None:
+        step = entry["step"]
+        fresh = {name: value for name, value in entry["values"].items() if step > self._last_step(name)}
+        metrics = [self._entities.Metric(name, value, entry["time"], step) for name, value in fresh.items()]
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics)
+        self._last_steps |= dict.fromkeys(fresh, step)
+
+    def _last_step(self, name: str) -> int:
+        """The last step that the server has of a metric, -1 for none."""
+        if name not in self._last_steps:
+            history = self._client.get_metric_history(self.run_id, name)
+            self._last_steps[name] = max((metric.step for metric in history), default=-1)
+        return self._last_steps[name]
+
+    def _image(self, entry: Entry) -> None:
+        key, step = entry["key"], entry["step"]
+        there = self._client.list_artifacts(self.run_id, "images")
+        if any(artifact.path.startswith(f"images/{key}+step+{step}+") for artifact in there):
+            return
+        picture = Image.open(io.BytesIO(base64.b64decode(entry["png"])))
+        self._client.log_image(self.run_id, picture, key=key, step=step, timestamp=entry["time"])
+
+
+class SystemMetrics:
+    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs."""
+
+    def __init__(self) -> None:
+        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+
+        self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
+        with contextlib.suppress(Exception):  # MLflow's monitor raises what it likes where there is no NVIDIA GPU
+            self._monitors.append(gpu_monitor.GPUMonitor())
+
+    def read(self) -> dict[str, float]:
+        """The values since the last reading, e.g. {"system/cpu_utilization_percentage": 93.0}."""
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        return values
+
+
+def _kept_url(run_url: str) -> str:
+    return join(run_url, "undelivered-tracking.json")
+
+
+def _kept_entries(run_url: str) -> list[Entry]:
+    try:
+        entries: list[Entry] = json.loads(read(_kept_url(run_url)))
+    except MissingObjectError:
+        return []
+    return entries
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
