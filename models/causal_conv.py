@@ -68,19 +68,19 @@ class GroupedPointwise(nn.Module):
         super().__init__()
         require_kernel_and_groups(3, groups, in_filters=in_filters, out_filters=out_filters)
         self.groups, self.in_filters, self.out_filters = groups, in_filters, out_filters
-        visible = range(groups) if mask_type == "A" else range(1, groups + 1)
+        visible = range(1, groups) if mask_type == "A" else range(1, groups + 1)
         self.blocks = nn.ParameterList(
             nn.Parameter(torch.empty(out_filters // groups, seen * in_filters // groups)) for seen in visible
         )
         self.bias = nn.Parameter(torch.zeros(out_filters))
         for block in self.blocks:
-            if block.numel():
-                nn.init.kaiming_uniform_(block, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(block, a=math.sqrt(5))
 
     def kernel(self) -> Float[Tensor, "o i"]:
         """The block-triangular matrix, zeros where a group may not look."""
         padded = [functional.pad(block, (0, self.in_filters - block.shape[1])) for block in self.blocks]
-        return torch.cat(padded)
+        blind = self.out_filters - sum(len(block) for block in self.blocks)
+        return torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(features, self.kernel()[:, :, None, None], self.bias)

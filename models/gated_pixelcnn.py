@@ -21,23 +21,24 @@ def gate(features: Float[Tensor, "b f2 h w"], groups: int, dropout: float = 0.0)
 class GatedLayer(nn.Module):
     """One layer of Fig. 2: vertical stack, link, horizontal stack with residual, and the label's biases (Eq. 4).
 
-    Parameters with p filters, kernel n, C colours, K classes, m = (n+1)/2 and inputs of i_v and i_h filters:
-    vertical 2p (m n i_v + 1), link 2p (2p + 1), horizontal 2p i_h (n-1)/2 + 2p i_h t + 2p, output p^2 (C+1)/(2C) + p,
-    labels 4pK; t is (C-1)/(2C) in the first layer (mask A) and (C+1)/(2C) in the others (mask B).
+    The last layer's vertical stack ends in the link: nothing would read its gated output.
+    Parameters with p filters, kernel n, C colours, K classes, m = (n+1)/2 and i input filters: vertical 2p (m n i + 1),
+    link 2p (2p + 1), horizontal 2p i (n-1)/2 + 2p i t + 2p, output p^2 (C+1)/(2C) + p, labels 4pK (2pK in the last
+    layer); t is (C-1)/(2C) in the first layer (mask A) and (C+1)/(2C) in the others (mask B).
     """
 
     def __init__(
         self, in_filters: int, num_filters: int, kernel_size: int, channels: int, num_classes: int, dropout: float,
-        first: bool,
+        first: bool, last: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.channels, self.dropout, self.residual = channels, dropout, not first
+        self.channels, self.dropout, self.residual, self.last = channels, dropout, not first, last
         width = 2 * num_filters
         self.vertical = VerticalConv(in_filters, width, kernel_size)
         self.link = nn.Conv2d(width, width, 1)
         self.horizontal = HorizontalConv(in_filters, width, kernel_size, channels, "A" if first else "B")
         self.output = GroupedPointwise(num_filters, num_filters, channels, "B")
-        self.vertical_label = nn.Embedding(num_classes, width) if num_classes else None
+        self.vertical_label = nn.Embedding(num_classes, width) if num_classes and not last else None
         self.horizontal_label = nn.Embedding(num_classes, width) if num_classes else None
         for embedding in (self.vertical_label, self.horizontal_label):
             if embedding is not None:
@@ -48,10 +49,12 @@ class GatedLayer(nn.Module):
         vertical: Float[Tensor, "b i h w"],
         horizontal: Float[Tensor, "b i h w"],
         labels: Int[Tensor, " b"] | None,
-    ) -> tuple[Float[Tensor, "b f h w"], Float[Tensor, "b f h w"]]:
+    ) -> tuple[Float[Tensor, "b v h w"], Float[Tensor, "b f h w"]]:
+        """Both stacks' outputs; the last layer's vertical one is its input, as it goes nowhere."""
         above = self.vertical(vertical)
         linked = self.link(shift_down(above))
-        return self.gate_vertical(above, labels), self.advance_horizontal(horizontal, linked, labels)
+        outputs = vertical if self.last else self.gate_vertical(above, labels)
+        return outputs, self.advance_horizontal(horizontal, linked, labels)
 
     def gate_vertical(
         self, above: Float[Tensor, "b f2 h w"], labels: Int[Tensor, " b"] | None
@@ -127,7 +130,7 @@ class GatedPixelCNN(nn.Module):
         self.layers = nn.ModuleList(
             GatedLayer(
                 num_filters if index else channels, num_filters, kernel_size, channels, num_classes, dropout,
-                first=index == 0,
+                first=index == 0, last=index == num_layers - 1,
             )
             for index in range(num_layers)
         )  # fmt: skip

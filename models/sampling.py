@@ -122,4 +122,4 @@ class _RowsAbove:
             self.inputs[index] = torch.cat([self.inputs[index][:, :, 1:], vertical], dim=2)
             pre_activation = layer.vertical.valid_rows(self.inputs[index])
             self.linked[index] = layer.link(pre_activation)
-            vertical = layer.gate_vertical(pre_activation, self.labels)
+            vertical = vertical if layer.last else layer.gate_vertical(pre_activation, self.labels)

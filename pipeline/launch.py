@@ -1,9 +1,11 @@
 """The door to Ray Train: a function on every worker of the configuration's cluster, retried where a retry can mend."""
 
+import contextlib
+import io
 import logging
 import os
-import warnings
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Queue
 
 from pipeline.arrow_storage import filesystem_of
 from pipeline.checkpoint import upload
@@ -51,13 +54,18 @@ class RayWorker:
 
 
 class StopOnUserError(ray.train.UserCallback):
-    """Ends the run at once on an error that a retry can't mend."""
+    """Ends the run at once on an error that a retry can't mend, and tells of those that it can."""
+
+    def __init__(self, lines: Queue) -> None:
+        self.lines = lines
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the person's error, if a worker met one; Ray Train doesn't retry what a callback raises."""
         for error in worker_exceptions.values():
             if isinstance(error, UserError):
                 raise error
+        for rank, error in worker_exceptions.items():
+            self.lines.put(f"worker {rank} was lost ({_first_line(error)}); Ray Train decides whether to start the group anew")
 
 
 def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dict[str, Any]:
@@ -74,33 +82,39 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
     """
     cluster = config.cluster
     _start(config)
+    lines = Queue(actor_options={"num_cpus": 0}) if cluster.num_workers else None
     _remove_torn_snapshot(run_url)
     parent, name = run_url.rsplit("/", 1)
     filesystem, path = filesystem_of(parent)
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config={"job": job, "argument": argument, "run_url": run_url, "threads": cluster.cpus_per_worker},
+        train_loop_config={"job": job, "argument": argument, "run_url": run_url, "threads": cluster.cpus_per_worker, "lines": lines},
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError()],
+            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError(lines)] if lines else [],
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
     )  # fmt: skip
+    with _printed(lines):
+        return _fit(trainer, cluster.max_failures)
+
+
+def _fit(trainer: TorchTrainer, max_failures: int) -> dict[str, Any]:
     try:
         result = trainer.fit()
     except ray.train.ControllerError as error:
-        failure = error.controller_failure
+        failure: BaseException | None = error
         while failure is not None and not isinstance(failure, UserError):
             failure = getattr(failure, "controller_failure", None) or failure.__cause__
-        raise failure or UserError(f"Ray Train's controller failed: {_last_line(error)}") from error
+        raise failure or UserError(f"Ray Train's controller failed: {_last_line(error)}; see Ray's logs") from error
     except ray.train.TrainingFailedError as error:
         raise UserError(
-            f"workers failed more often than cluster.max_failures {cluster.max_failures}: {_last_line(error)}; "
+            f"workers failed more often than cluster.max_failures {max_failures}: {_last_line(error)}; "
             "run the same command to go on from the last checkpoint"
         ) from error
     return result.return_value or {}
@@ -108,28 +122,65 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
 
 def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     context = ray.train.get_context()
-    warnings.filterwarnings("ignore", message=".*num_to_keep.*")
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(loop["threads"])
     worker = RayWorker(context.get_world_rank(), context.get_world_size(), device, loop["run_url"])
-    returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
+    with contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] else contextlib.nullcontext():
+        returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
     return returned
+
+
+class _Forwarded(io.TextIOBase):
+    """A worker's standard output, whose lines the driver prints as they are."""
+
+    def __init__(self, lines: Queue) -> None:
+        self._lines, self._rest = lines, ""
+
+    def write(self, text: str) -> int:
+        *whole, self._rest = (self._rest + text).split("\n")
+        for line in whole:
+            self._lines.put(line)
+        return len(text)
+
+
+@contextlib.contextmanager
+def _printed(lines: Queue | None) -> Iterator[None]:
+    """Print the workers' lines while they work, and what is left at the end."""
+    if lines is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(0.2) or not lines.empty():
+            for line in lines.get_nowait_batch(lines.qsize()):
+                print(line, flush=True)
+
+    thread = threading.Thread(target=print_lines, name="worker-lines", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(10)
+        lines.shutdown()
 
 
 def _start(config: Config) -> None:
     """Join the cluster that RAY_ADDRESS or a submitted job names, or start one in these processes."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else Ray's logger takes print from _Forwarded
+    logging.getLogger("ray").setLevel(logging.WARNING)
     if config.cluster.num_workers == 0 or ray.is_initialized():
         return
     wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
     if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
             address="local", include_dashboard=False, num_cpus=max(wanted, os.cpu_count() or 1),
-            logging_level=logging.WARNING, log_to_driver=True,
+            logging_level=logging.ERROR, log_to_driver=False,
         )  # fmt: skip
     cpus = ray.cluster_resources().get("CPU", 0)
     if cpus < wanted:
@@ -149,6 +200,11 @@ def _remove_torn_snapshot(run_url: str) -> None:
     except Exception as error:  # Ray raises what its parser and its asserts raise
         print(f"warning: {url} is torn ({_last_line(error)}); it is made anew", flush=True)
         delete(url)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:

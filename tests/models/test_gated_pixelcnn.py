@@ -53,7 +53,7 @@ def dependence(model: GatedPixelCNN, height: int, width: int) -> torch.Tensor:
     """For each output sub-pixel (rows) whether each input sub-pixel (columns) reaches it, in raster order, colour last."""
     dims = model.channels * height * width
     reached = torch.zeros(dims, dims, dtype=torch.bool)
-    for attempt in range(3):
+    for attempt in range(2):
         torch.manual_seed(attempt)
         scaled = torch.randn(1, model.channels, height, width, dtype=torch.float64, requires_grad=True)
         logits = model.logits_of_scaled(scaled, labels_for(model, 1))
@@ -95,9 +95,11 @@ def _seen_from_above(rows_up: int, columns: int, num_layers: int, kernel_size: i
 def test_each_subpixel_depends_on_exactly_what_it_may_see(
     channels: int, num_layers: int, kernel_size: int, training: bool
 ) -> None:
-    model = build(channels=channels, num_layers=num_layers, kernel_size=kernel_size).train(training)
     height, width = 5, 5
-    reached = dependence(model, height, width)
+    reached = torch.zeros(channels * height * width, channels * height * width, dtype=torch.bool)
+    for seed in range(3):  # a ReLU of the head may hide an edge of one random model, not of three
+        model = build(seed, channels=channels, num_layers=num_layers, kernel_size=kernel_size).train(training)
+        reached |= dependence(model, height, width)
     earlier = torch.ones_like(reached).tril(-1)
     assert not (reached & ~earlier).any(), "a sub-pixel depends on itself or on a later one"
     assert torch.equal(reached, expected_dependence(channels, height, width, num_layers, kernel_size))
@@ -117,13 +119,22 @@ def test_label_reaches_every_subpixel_in_every_layer(channels: int) -> None:
     assert (difference.abs().amax(-1) > 0).all()
     for layer in model.layers:
         for stack in (layer.vertical_label, layer.horizontal_label):
+            if stack is None:
+                assert layer is model.layers[-1], "only the last layer's vertical output goes nowhere"
+                continue
             with torch.no_grad():
                 before = model(images, torch.tensor([0]))
                 stack.weight[0] += 1.0
-                changed = (model(images, torch.tensor([0])) - before).abs().max()
-                stack.weight[0] -= 1.0
-            last_vertical = layer is model.layers[-1] and stack is layer.vertical_label
-            assert (changed == 0) == last_vertical, "only the last layer's vertical output goes nowhere"
+                assert ((model(images, torch.tensor([0])) - before) != 0).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_every_parameter_gets_a_gradient(channels: int, num_layers: int) -> None:
+    model = build(channels=channels, num_layers=num_layers)
+    images = torch.randint(0, 4, (4, channels, 4, 4), dtype=torch.uint8)
+    nats_of_images(model(images, labels_for(model, 4)), images).sum().backward()
+    assert [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()] == []
 
 
 @given(
@@ -145,7 +156,8 @@ def test_parameters_and_flops_equal_the_docstrings_formulas(
     for index in range(num_layers):
         i, t = (p, here) if index else (c, here_first)
         parameters += 2 * p * (m * n * i + 1) + 2 * p * (2 * p + 1)
-        parameters += 2 * p * i * (n - 1) / 2 + 2 * p * i * t + 2 * p + p * p * here + p + 4 * p * num_classes
+        parameters += 2 * p * i * (n - 1) / 2 + 2 * p * i * t + 2 * p + p * p * here + p
+        parameters += (2 if index == num_layers - 1 else 4) * p * num_classes
         flops += 2 * (m * n * i * 2 * p + 4 * p * p + 2 * p * i * (n - 1) / 2 + 2 * p * i * t + p * p * here)
     parameters += (p * q + q * c * levels) * here + q + c * levels
     flops += 2 * (p * q + q * c * levels) * here
