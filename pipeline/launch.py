@@ -94,7 +94,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError(lines)] if lines else [],
+            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError(lines)] if lines is not None else [],
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
@@ -126,7 +126,7 @@ def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     if device.type == "cpu":
         torch.set_num_threads(loop["threads"])
     worker = RayWorker(context.get_world_rank(), context.get_world_size(), device, loop["run_url"])
-    with contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] else contextlib.nullcontext():
+    with contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] is not None else contextlib.nullcontext():
         returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
     return returned
 

@@ -1,16 +1,21 @@
 """What a job does on the driver: check, launch, track the end, tell."""
 
 import subprocess
+from dataclasses import asdict
 from typing import Any
 
-from pipeline.checkpoint import newest_sound, require_same_result
+import torch
+
+from models.gated_pixelcnn import GatedPixelCNN
+from pipeline.checkpoint import folder_name, newest_sound, require_same_result
 from pipeline.config import Config
+from pipeline.drawing import draw_and_write
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.prepare import prepare
-from pipeline.storage import exists, join
+from pipeline.storage import exists, join, read
 from pipeline.tracking import RunIdentity, Tracker, identify
 from pipeline.train import run_url_of, train
 
@@ -43,13 +48,26 @@ def run_training(config: Config) -> dict[str, Any]:
 def run_evaluation(config: Config) -> dict[str, Any]:
     """Evaluate the run's newest checkpoint on evaluate.split, and add the result to its MLflow run."""
     split = config.evaluate.split
-    load_manifest(config, split)
+    manifest = load_manifest(config, split)
     step = _require_checkpoint(config)
     metrics = run_on_workers(config, _evaluate_on_worker, config, join(run_url_of(config), "evaluation"))
     tracker = Tracker(_identity(config))
     tracker.metrics(step, metrics)
     tracker.close("FINISHED")
-    return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {"step": step}
+    return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {
+        "step": step, "data_version": manifest.version,
+    }  # fmt: skip
+
+
+def run_sampling(config: Config) -> dict[str, Any]:
+    """Draw from the run's newest checkpoint, and put the grid beside the others on its MLflow run."""
+    step = _require_checkpoint(config)
+    url = config.sample.url or join(run_url_of(config), "samples", folder_name(step))
+    drawn = run_on_workers(config, _draw_on_worker, (config, url), join(run_url_of(config), "sampling"))
+    tracker = Tracker(_identity(config))
+    tracker.image(step, "drawn", read(drawn["grid_url"]))
+    tracker.close("FINISHED")
+    return drawn
 
 
 def _identity(config: Config) -> RunIdentity:
@@ -75,14 +93,26 @@ def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) ->
 
 
 def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
-    model = config.build_model().to(worker.device)
-    with newest_sound(run_url_of(config)) as checkpoint:
-        assert checkpoint is not None
-        model.load_state_dict(checkpoint.weights(averaged=True))
+    model = _averaged_model(config, worker)
     split = config.evaluate.split
     manifest = load_manifest(config, split)
     likelihood = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
     return likelihood.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_nats": likelihood.nats}
+
+
+def _draw_on_worker(worker: RayWorker, argument: tuple[Config, str]) -> dict[str, Any]:
+    config, url = argument
+    drawn = draw_and_write(config, _averaged_model(config, worker), worker, url)
+    return asdict(drawn) | {"bits_per_dim": drawn.likelihood.bits_per_dim} if drawn else {}
+
+
+def _averaged_model(config: Config, worker: RayWorker) -> GatedPixelCNN:
+    """The model with the averaged weights of the run's newest sound checkpoint."""
+    model = config.build_model()
+    with newest_sound(run_url_of(config)) as checkpoint:
+        assert checkpoint is not None
+        model.load_state_dict(checkpoint.weights(averaged=True))
+    return model.to(worker.device, memory_format=torch.channels_last)
 
 
 def _git_commit() -> str:

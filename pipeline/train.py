@@ -20,6 +20,7 @@ from models.sampling import draw
 from pipeline.checkpoint import State, folder_name, newest_sound, require_same_result, write_folder
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.drawing import labels_in_rows
 from pipeline.evaluate import Likelihood, evaluate, sum_over_workers
 from pipeline.grid import grid_png
 from pipeline.manifest import Manifest, load_manifest
@@ -29,6 +30,10 @@ from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream
 from pipeline.tracking import Entry, RunIdentity, SystemMetrics, Tracker
 from pipeline.worker import Worker
+
+
+MOST_GRID_ROWS = 10
+"""Classes in the sample grids of training."""
 
 
 def run_url_of(config: Config) -> str:
@@ -242,15 +247,15 @@ def _tell(
 
 def _sample_grid(config: Config, learner: Learner) -> bytes:
     """A grid from the averaged weights, the same random numbers every time; with labels a row is a class."""
-    columns = config.sample.grid_columns
-    rows = min(config.data.num_classes, 10) if config.model.conditional else columns
-    count = rows * columns
-    labels = torch.arange(count, device=learner.worker.device) // columns if config.model.conditional else None
-    size = config.data.image_size
-    samples = draw(
-        learner.averaged.module, height=size, width=size, labels=labels, temperature=config.sample.temperature,
-        seeds=range(config.sample.seed, config.sample.seed + count),
-    )  # fmt: skip
+    columns, size = config.sample.grid_columns, config.data.image_size
+    rows = min(config.data.num_classes, MOST_GRID_ROWS) if config.model.conditional else columns
+    labels = labels_in_rows(config, rows * columns)
+    with autocast(config, learner.worker.device):
+        samples = draw(
+            learner.averaged.module, height=size, width=size, temperature=config.sample.temperature,
+            labels=None if labels is None else labels.to(learner.worker.device),
+            seeds=range(config.sample.seed, config.sample.seed + rows * columns),
+        )  # fmt: skip
     return grid_png(samples.images, config.data.levels, columns)
 
 

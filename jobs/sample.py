@@ -1,0 +1,17 @@
+"""Drawing images: `python -m jobs.sample digits --sample.count 100`."""
+
+import sys
+
+from pipeline.command_line import run_job
+from pipeline.config import Config
+from pipeline.runs import run_sampling
+
+
+def job(config: Config) -> None:
+    """Draw from the run's newest checkpoint, and tell where the grid and the arrays lie."""
+    drawn = run_sampling(config)
+    print(f"drew {config.sample.count:,} images at {drawn['bits_per_dim']:.4f} bits/dim: {drawn['grid_url']} and {drawn['arrays_url']}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("jobs.sample", "Draw images from a trained run.", job))
