@@ -73,9 +73,9 @@ PRESETS: dict[str, Preset] = {
             preset="cifar10-small",
             model=Model(num_layers=5, num_filters=48, kernel_size=5, head_filters=96),
             data=_cifar10(),
-            train=Training(steps=2000, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
+            train=Training(steps=2600, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
             run=Run(
-                name="cifar10-small", log_interval=20, eval_interval=2000, sample_interval=1000,
+                name="cifar10-small", log_interval=20, eval_interval=1300, sample_interval=1300,
                 checkpoint_interval=200,
             ),
             sample=Sampling(count=40, grid_columns=4, batch_size=20),
