@@ -91,7 +91,7 @@ class GroupedPointwise(nn.Module):
 
 
 class HorizontalConv(nn.Module):
-    """The 1 x n convolution of the horizontal stack, cropped to the (n-1)/2 positions to the left and the position itself.
+    """The 1 x n convolution of the horizontal stack, cropped to (n-1)/2 positions on the left and the position itself.
 
     The left part is dense over the colours; the position itself goes through `GroupedPointwise` blocks.
     """

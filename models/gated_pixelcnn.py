@@ -1,5 +1,7 @@
 """The class-conditional Gated PixelCNN of van den Oord et al., arXiv 1606.05328, section 2 and Fig. 2."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -28,9 +30,16 @@ class GatedLayer(nn.Module):
     """
 
     def __init__(
-        self, in_filters: int, num_filters: int, kernel_size: int, channels: int, num_classes: int, dropout: float,
-        first: bool, last: bool,
-    ) -> None:  # fmt: skip
+        self,
+        in_filters: int,
+        num_filters: int,
+        kernel_size: int,
+        channels: int,
+        num_classes: int,
+        dropout: float,
+        first: bool,
+        last: bool,
+    ) -> None:
         super().__init__()
         self.channels, self.dropout, self.residual, self.last = channels, dropout, not first, last
         width = 2 * num_filters
@@ -116,9 +125,17 @@ class GatedPixelCNN(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, levels: int, num_layers: int, num_filters: int, kernel_size: int, head_filters: int,
-        num_classes: int = 0, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        channels: int,
+        levels: int,
+        num_layers: int,
+        num_filters: int,
+        kernel_size: int,
+        head_filters: int,
+        num_classes: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if channels not in (1, 3) or not 2 <= levels <= 256 or num_layers < 1 or not 0.0 <= dropout < 1.0:
             raise ValueError(
@@ -129,12 +146,23 @@ class GatedPixelCNN(nn.Module):
         self.channels, self.levels, self.num_classes = channels, levels, num_classes
         self.layers = nn.ModuleList(
             GatedLayer(
-                num_filters if index else channels, num_filters, kernel_size, channels, num_classes, dropout,
-                first=index == 0, last=index == num_layers - 1,
+                num_filters if index else channels,
+                num_filters,
+                kernel_size,
+                channels,
+                num_classes,
+                dropout,
+                first=index == 0,
+                last=index == num_layers - 1,
             )
             for index in range(num_layers)
-        )  # fmt: skip
+        )
         self.head = SoftmaxHead(num_filters, head_filters, channels, levels)
+
+    @property
+    def gated_layers(self) -> list[GatedLayer]:
+        """The layers, first to last, with their own type."""
+        return cast(list[GatedLayer], list(self.layers))
 
     def forward(
         self, images: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None = None
@@ -152,7 +180,7 @@ class GatedPixelCNN(nn.Module):
         """`forward` from scaled images, so that a gradient by them can be taken."""
         self.require_labels(labels)
         vertical = horizontal = scaled
-        for layer in self.layers:
+        for layer in self.gated_layers:
             vertical, horizontal = layer(vertical, horizontal, labels)
         logits: Tensor = self.head(horizontal)
         return logits
@@ -169,7 +197,7 @@ class GatedPixelCNN(nn.Module):
         the first takes 2 (2 m n p^2 + 4 p^2 + (n-1) p^2 + 2 p^2 (C+1)/(2C) + p^2 (C+1)/(2C)) and the head
         2 (p q + q C L) (C+1)/(2C).
         """
-        return sum(layer.flops(height, width) for layer in self.layers) + self.head.flops(height, width)
+        return sum(layer.flops(height, width) for layer in self.gated_layers) + self.head.flops(height, width)
 
 
 def _add_label(

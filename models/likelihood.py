@@ -7,15 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def nats_of_images(
-    logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
-) -> Float64[Tensor, " b"]:
+def nats_of_images(logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
     """Negative log-likelihood of each image in nats: cross entropy in float32 or better, summed in float64."""
     by_position = logits.permute(0, 2, 3, 1, 4)
     wide = by_position if by_position.dtype.itemsize >= 4 else by_position.float()
-    nats = functional.cross_entropy(
-        wide.flatten(0, 3), images.permute(0, 2, 3, 1).flatten().long(), reduction="none"
-    )
+    nats = functional.cross_entropy(wide.flatten(0, 3), images.permute(0, 2, 3, 1).flatten().long(), reduction="none")
     return nats.view(len(images), -1).double().sum(1)
 
 

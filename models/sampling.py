@@ -96,7 +96,7 @@ def _row_logits(
 ) -> Float[Tensor, "b c 1 x levels"]:
     """Logits of a row's first positions from the row itself and what the links bring from above."""
     horizontal = known
-    for layer, from_above in zip(model.layers, linked, strict=True):
+    for layer, from_above in zip(model.gated_layers, linked, strict=True):
         horizontal = layer.advance_horizontal(horizontal, from_above[..., : known.shape[3]], labels)
     logits: Tensor = model.head(horizontal)
     return logits
@@ -109,16 +109,17 @@ class _RowsAbove:
         self.model, self.labels = model, labels
         bias = model.head.logits.bias
         self.inputs = [
-            bias.new_zeros(count, layer.vertical.conv.in_channels, layer.vertical.rows, width) for layer in model.layers
+            bias.new_zeros(count, layer.vertical.conv.in_channels, layer.vertical.rows, width)
+            for layer in model.gated_layers
         ]
         self.linked = [
-            layer.link(bias.new_zeros(count, layer.link.in_channels, 1, width)) for layer in model.layers
+            layer.link(bias.new_zeros(count, layer.link.in_channels, 1, width)) for layer in model.gated_layers
         ]
 
     def advance(self, row: Float[Tensor, "b c 1 w"]) -> None:
         """Take in the row just drawn: one row of every layer's vertical stack, each computed once."""
         vertical = row
-        for index, layer in enumerate(self.model.layers):
+        for index, layer in enumerate(self.model.gated_layers):
             self.inputs[index] = torch.cat([self.inputs[index][:, :, 1:], vertical], dim=2)
             pre_activation = layer.vertical.valid_rows(self.inputs[index])
             self.linked[index] = layer.link(pre_activation)

@@ -20,7 +20,7 @@ def filesystem_of(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return pyarrow.fs.PyFileSystem(ObjectStorageHandler()), url.removeprefix("s3://")
 
 
-class ObjectStorageHandler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
+class ObjectStorageHandler(pyarrow.fs.FileSystemHandler):
     """What Ray Train does with its run folder: look, read, write whole objects, delete."""
 
     def __eq__(self, other: object) -> bool:

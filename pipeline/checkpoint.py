@@ -126,13 +126,13 @@ def require_same_result(checkpoint: Checkpoint, config: Config, manifest_digest:
     if checkpoint.state.manifest_digest != manifest_digest:
         raise UserError(
             f"data.url {config.data.url}: the manifest's digest {manifest_digest} is not the "
-            f"{checkpoint.state.manifest_digest} that {checkpoint.url} was trained with; give the old data, or another --run.name"
+            f"{checkpoint.state.manifest_digest} of {checkpoint.url}; give the data of then, or another --run.name"
         )
 
 
 def _download(url: str, folder: Path) -> Checkpoint | None:
     state = State.model_validate(json.loads(read(join(url, STATE_NAME))))
-    names = {name for name in names_below(url)}
+    names = set(names_below(url))
     for name, digest in state.files.items():
         content = read(join(url, name)) if name in names else b""
         if _sha256(content) != digest:
@@ -143,7 +143,9 @@ def _download(url: str, folder: Path) -> Checkpoint | None:
     try:
         checkpoint.weights(averaged=True)
     except SafetensorError as error:
-        raise UserError(f"{url}: its weights can't be read ({error}); remove this checkpoint to go on from the one before") from error
+        raise UserError(
+            f"{url}: its weights can't be read ({error}); remove this checkpoint to go on from the one before"
+        ) from error
     return checkpoint
 
 

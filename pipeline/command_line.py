@@ -75,9 +75,13 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
     try:
         with contextlib.redirect_stderr(told):
             command, unknown = tyro.cli(
-                Command, default=default, args=words[1:], prog=f"python -m {name} {words[0]}",
-                description=f"{purpose} {preset.summary}", return_unknown_args=True,
-            )  # fmt: skip
+                Command,
+                default=default,
+                args=words[1:],
+                prog=f"python -m {name} {words[0]}",
+                description=f"{purpose} {preset.summary}",
+                return_unknown_args=True,
+            )
     except SystemExit as exit_:
         if exit_.code == 0:
             raise
@@ -100,14 +104,17 @@ def with_absolute_urls(config: Config) -> Config:
 def _overview(name: str, purpose: str) -> str:
     lines = [f"usage: python -m {name} PRESET [--section.key VALUE ...] [--dry-run]", "", purpose, "", "Presets:"]
     lines += [f"  {key:14s} {preset.summary}" for key, preset in PRESETS.items()]
-    lines += ["", f"python -m {name} PRESET --help explains each field with its unit.",
-              f"{TRACEBACK_VARIABLE}=1 shows the stack trace of an error."]  # fmt: skip
+    lines += [
+        "",
+        f"python -m {name} PRESET --help explains each field with its unit.",
+        f"{TRACEBACK_VARIABLE}=1 shows the stack trace of an error.",
+    ]
     return "\n".join(lines)
 
 
 def _unknown_key(word: str) -> str:
     key = word.removeprefix("--").split("=")[0].replace("-", "_")
-    known = list(flatten(PRESETS["digits"].config)) + ["dry_run"]
+    known = [*flatten(PRESETS["digits"].config), "dry_run"]
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean --{near[0]}? " if near else ""
     return f"unknown key {word!r}: {hint}--help lists the keys"

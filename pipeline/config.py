@@ -9,7 +9,6 @@ from models.gated_pixelcnn import GatedPixelCNN, empty_model
 from pipeline.errors import UserError
 
 
-
 class Section(BaseModel):
     """A frozen part of the tree that knows its keys and refuses all others, naming the dotted key and the value."""
 

@@ -42,15 +42,19 @@ def draw_and_write(config: Config, model: GatedPixelCNN, worker: Worker, url: st
     count = config.sample.count
     labels = labels_in_rows(config, count)
     own = range(worker.rank, count, worker.world_size)
-    parts = [_draw_batch(config, model, worker, own[start : start + config.sample.batch_size], labels)
-             for start in range(0, len(own), config.sample.batch_size)]  # fmt: skip
+    parts = [
+        _draw_batch(config, model, worker, own[start : start + config.sample.batch_size], labels)
+        for start in range(0, len(own), config.sample.batch_size)
+    ]
     samples = _gather(parts, worker, count)
     if samples is None:
         return None
     grid_url, arrays_url = join(url, "samples.png"), join(url, "samples.npz")
     buffer = io.BytesIO()
-    arrays = {"images": samples.images.numpy(), "nats": samples.nats.numpy()}
-    np.savez_compressed(buffer, **arrays, **({} if labels is None else {"labels": labels.numpy()}))
+    named_labels = {} if labels is None else {"labels": labels.numpy()}
+    np.savez_compressed(
+        buffer, images=samples.images.numpy(), nats=samples.nats.numpy(), allow_pickle=False, **named_labels
+    )
     write(arrays_url, buffer.getvalue())
     write(grid_url, grid_png(samples.images, config.data.levels, config.sample.grid_columns))
     return Drawn(grid_url, arrays_url, Likelihood(samples.nats.sum().item(), count, config.dims))
@@ -63,10 +67,13 @@ def _draw_batch(
     size = config.data.image_size
     with autocast(config, worker.device):
         samples = draw(
-            model, height=size, width=size, seeds=[config.sample.seed + index for index in chosen],
+            model,
+            height=size,
+            width=size,
+            seeds=[config.sample.seed + index for index in chosen],
             labels=None if labels is None else labels[chosen].to(worker.device),
             temperature=config.sample.temperature,
-        )  # fmt: skip
+        )
     return chosen, samples.images.cpu(), samples.nats.cpu()
 
 

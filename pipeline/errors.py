@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something that a person can put right: the message names the field or file, the value and the remedy, in a line."""
+    """Something that a person can put right: one line that names the field or file, the value and the remedy."""

@@ -70,8 +70,12 @@ def evaluate(config: Config, manifest: Manifest, model: nn.Module, worker: Worke
     model.train(was_training)
     total_nats, total_images = sum_over_workers(worker, nats.item(), float(images))
     if int(total_images) != manifest.num_images:
-        raise UserError(f"{config.data.url}: {int(total_images)} images were evaluated, the manifest says {manifest.num_images}")
+        raise UserError(
+            f"{config.data.url}: {int(total_images)} images were evaluated, the manifest says {manifest.num_images}"
+        )
     likelihood = Likelihood(total_nats, manifest.num_images, config.dims)
     if not torch.tensor(total_nats).isfinite():
-        raise UserError(f"evaluation of {manifest.split}: the likelihood is not finite ({total_nats}); lower train.learning_rate")
+        raise UserError(
+            f"evaluation of {manifest.split}: the likelihood is not finite ({total_nats}); lower train.learning_rate"
+        )
     return likelihood

@@ -65,7 +65,9 @@ class StopOnUserError(ray.train.UserCallback):
             if isinstance(error, UserError):
                 raise error
         for rank, error in worker_exceptions.items():
-            self.lines.put(f"worker {rank} was lost ({_first_line(error)}); Ray Train decides whether to start the group anew")
+            self.lines.put(
+                f"worker {rank} was lost ({_first_line(error)}); Ray Train decides whether to start the group anew"
+            )
 
 
 def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dict[str, Any]:
@@ -88,18 +90,28 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
     filesystem, path = filesystem_of(parent)
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config={"job": job, "argument": argument, "run_url": run_url, "threads": cluster.cpus_per_worker, "lines": lines},
+        train_loop_config={
+            "job": job,
+            "argument": argument,
+            "run_url": run_url,
+            "threads": cluster.cpus_per_worker,
+            "lines": lines,
+        },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu,
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=name, storage_path=path, storage_filesystem=filesystem, callbacks=[StopOnUserError(lines)] if lines is not None else [],
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=[StopOnUserError(lines)] if lines is not None else [],
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
-    )  # fmt: skip
+    )
     with _printed(lines):
         return _fit(trainer, cluster.max_failures)
 
@@ -126,7 +138,9 @@ def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     if device.type == "cpu":
         torch.set_num_threads(loop["threads"])
     worker = RayWorker(context.get_world_rank(), context.get_world_size(), device, loop["run_url"])
-    with contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] is not None else contextlib.nullcontext():
+    with (
+        contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] is not None else contextlib.nullcontext()
+    ):
         returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
     return returned
 
@@ -179,16 +193,22 @@ def _start(config: Config) -> None:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
-            address="local", include_dashboard=False, num_cpus=max(wanted, os.cpu_count() or 1),
-            logging_level=logging.ERROR, log_to_driver=False,
-        )  # fmt: skip
+            address="local",
+            include_dashboard=False,
+            num_cpus=max(wanted, os.cpu_count() or 1),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     cpus = ray.cluster_resources().get("CPU", 0)
     if cpus < wanted:
-        print(f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes", flush=True)
+        print(
+            f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes",
+            flush=True,
+        )
 
 
 def _remove_torn_snapshot(run_url: str) -> None:
-    """Remove Ray Train's record of the run if a kill left it half-written; the checkpoints themselves say what is there."""
+    """Remove Ray Train's record of the run if a kill left it half-written; the checkpoints say what is there."""
     from ray.train import Result
 
     url = join(run_url, SNAPSHOT_NAME)

@@ -72,7 +72,7 @@ def load_manifest(config: Config, split: str) -> Manifest:
         content = read(url)
     except MissingObjectError as error:
         raise UserError(
-            f"{url}: no manifest; run `python -m jobs.prepare {config.preset}` with the same data.url first, or correct data.url"
+            f"{url}: no manifest; run `python -m jobs.prepare {config.preset}` with this data.url first, or correct it"
         ) from error
     try:
         manifest = Manifest.model_validate_json(content)
@@ -90,5 +90,7 @@ def load_manifest(config: Config, split: str) -> Manifest:
     }
     for key, (wanted, found) in described.items():
         if wanted != found:
-            raise UserError(f"{url}: {key} is {wanted} in the configuration and {found} in the manifest; change {key} or data.url")
+            raise UserError(
+                f"{url}: {key} is {wanted} in the configuration and {found} in the manifest; change {key} or data.url"
+            )
     return manifest

@@ -22,9 +22,12 @@ def learning_rate(training: Training, step: int) -> float:
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW over all parameters, its update in one fused kernel."""
     return torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay, fused=True,
-    )  # fmt: skip
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
 
 
 def build_averaged(model: nn.Module, training: Training) -> AveragedModel:

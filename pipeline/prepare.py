@@ -46,10 +46,15 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     images = list(source.splits[split])
     random.Random(f"{data.prepare_seed} {split}").shuffle(images)
     described = {
-        "name": data.name, "version": data_version(config), "split": split,
-        "shape": [data.channels, data.image_size, data.image_size], "levels": data.levels, "resize": data.resize,
-        "classes": list(source.classes), "prepare_seed": data.prepare_seed,
-    }  # fmt: skip
+        "name": data.name,
+        "version": data_version(config),
+        "split": split,
+        "shape": [data.channels, data.image_size, data.image_size],
+        "levels": data.levels,
+        "resize": data.resize,
+        "classes": list(source.classes),
+        "prepare_seed": data.prepare_seed,
+    }
     done = _finished(folder, described, len(images), data.records_per_shard)
     if done:
         return done
@@ -67,9 +72,7 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     return manifest
 
 
-def _finished(
-    folder: str, described: dict[str, object], num_images: int, records_per_shard: int
-) -> Manifest | None:
+def _finished(folder: str, described: dict[str, object], num_images: int, records_per_shard: int) -> Manifest | None:
     """The manifest that is already there, if it says what would be written now."""
     url = join(folder, MANIFEST_NAME)
     try:
@@ -114,10 +117,12 @@ def _record(config: Config, image: SourceImage) -> Record:
     pixels, data = image.load(), config.data
     if pixels.shape != (data.image_size, data.image_size, data.channels):
         raise UserError(
-            f"{image.name}: image of height, width and channels {pixels.shape}, data.image_size is {data.image_size} and "
-            f"data.channels {data.channels}; correct them or set --data.resize box"
+            f"{image.name}: image of height, width and channels {pixels.shape}, data.image_size is {data.image_size}, "
+            f"data.channels is {data.channels}; correct them or set --data.resize box"
         )
     if pixels.max() >= data.levels:
-        raise UserError(f"{image.name}: level {pixels.max()} in an image of data.levels {data.levels}; raise data.levels")
+        raise UserError(
+            f"{image.name}: level {pixels.max()} in an image of data.levels {data.levels}; raise data.levels"
+        )
     key = image.name.rsplit(".", 1)[0].replace(".", "_")
     return Record(key, encode_png(pixels), image.label)

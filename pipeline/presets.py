@@ -22,9 +22,15 @@ class Preset:
 
 def _cifar10(**changes: str | int) -> Data:
     values = {
-        "name": "cifar10", "url": "data/cifar10", "source_format": "cifar10-binary", "image_size": 32, "channels": 3,
-        "levels": 256, "val_split": "test", "records_per_shard": 2000,
-    }  # fmt: skip
+        "name": "cifar10",
+        "url": "data/cifar10",
+        "source_format": "cifar10-binary",
+        "image_size": 32,
+        "channels": 3,
+        "levels": 256,
+        "val_split": "test",
+        "records_per_shard": 2000,
+    }
     return Data.model_validate(values | changes)
 
 
@@ -39,14 +45,25 @@ def _imagenet(size: int) -> Config:
         preset=name,
         model=Model(num_layers=20, num_filters=384, kernel_size=5, head_filters=1026, conditional=False),
         data=Data(
-            name=name, url=f"data/{name}", source_format="class-folders", image_size=size, channels=3, levels=256,
-            num_classes=1000, resize="box", records_per_shard=10_000,
+            name=name,
+            url=f"data/{name}",
+            source_format="class-folders",
+            image_size=size,
+            channels=3,
+            levels=256,
+            num_classes=1000,
+            resize="box",
+            records_per_shard=10_000,
         ),
         train=Training(
             steps=200_000, batch_size=128, learning_rate=3e-4, warmup_steps=2000, beta2=0.95, ema_decay=0.9999
         ),
         run=Run(
-            name=name, log_interval=100, eval_interval=10_000, sample_interval=10_000, checkpoint_interval=2000,
+            name=name,
+            log_interval=100,
+            eval_interval=10_000,
+            sample_interval=10_000,
+            checkpoint_interval=2000,
             keep_checkpoints=3,
         ),
         cluster=Cluster(
@@ -54,7 +71,7 @@ def _imagenet(size: int) -> Config:
         ),
         evaluate=Evaluation(batch_size=128),
         sample=Sampling(count=64, grid_columns=8, batch_size=64),
-    )  # fmt: skip
+    )
 
 
 PRESETS: dict[str, Preset] = {
@@ -75,19 +92,24 @@ PRESETS: dict[str, Preset] = {
             data=_cifar10(),
             train=Training(steps=2600, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
             run=Run(
-                name="cifar10-small", log_interval=20, eval_interval=1300, sample_interval=1300,
+                name="cifar10-small",
+                log_interval=20,
+                eval_interval=1300,
+                sample_interval=1300,
                 checkpoint_interval=200,
             ),
             sample=Sampling(count=40, grid_columns=4, batch_size=20),
         ),
         data_version="cifar10-32-none, the official CIFAR-10 train and test split",
         cost="about half an hour on two CPU cores",
-        expect="below 4.70 bits/dim on test, the multivariate Gaussian of arXiv 1606.05328, Table 1; ours in benchmarks/cifar10.md",
+        expect="below 4.70 bits/dim on test, the Gaussian of arXiv 1606.05328, Table 1; ours in benchmarks/cifar10.md",
     ),
     "cifar10": Preset(
         Config(
             preset="cifar10",
-            model=Model(num_layers=15, num_filters=192, kernel_size=5, head_filters=384, dropout=0.2, conditional=False),
+            model=Model(
+                num_layers=15, num_filters=192, kernel_size=5, head_filters=384, dropout=0.2, conditional=False
+            ),
             data=_cifar10(),
             train=Training(steps=100_000, batch_size=128, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9998),
             run=Run(
@@ -100,18 +122,18 @@ PRESETS: dict[str, Preset] = {
         ),
         data_version="cifar10-32-none, the official CIFAR-10 train and test split",
         cost="see --dry-run; not yet measured on a GPU",
-        expect="3.03 bits/dim on test, arXiv 1606.05328, Table 1, which gives no recipe; this one is ours and not yet measured",
+        expect="3.03 bits/dim on test, arXiv 1606.05328, Table 1; the recipe is ours and not yet measured",
     ),
     "imagenet32": Preset(
         _imagenet(32),
         data_version="imagenet32-box, ILSVRC2012 by Pillow's BOX as in arXiv 1707.08819",
         cost="see --dry-run; the paper's took 60 hours on 32 GPUs",
-        expect="3.83 bits/dim on validation of the paper's own downsampling, arXiv 1606.05328, Table 2; other downsamplings are not comparable",
+        expect="3.83 bits/dim on validation, arXiv 1606.05328, Table 2, whose downsampling is another: not comparable",
     ),
     "imagenet64": Preset(
         _imagenet(64),
         data_version="imagenet64-box, ILSVRC2012 by Pillow's BOX as in arXiv 1707.08819",
         cost="see --dry-run",
-        expect="3.57 bits/dim on validation of the paper's own downsampling, arXiv 1606.05328, Table 2; other downsamplings are not comparable",
+        expect="3.57 bits/dim on validation, arXiv 1606.05328, Table 2, whose downsampling is another: not comparable",
     ),
-}  # fmt: skip
+}

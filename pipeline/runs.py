@@ -4,8 +4,6 @@ import subprocess
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from models.gated_pixelcnn import GatedPixelCNN
 from pipeline.checkpoint import folder_name, newest_sound, require_same_result
 from pipeline.config import Config
@@ -14,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
+from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.storage import exists, join, read
 from pipeline.tracking import RunIdentity, Tracker, identify
@@ -55,8 +54,9 @@ def run_evaluation(config: Config) -> dict[str, Any]:
     tracker.metrics(step, metrics)
     tracker.close("FINISHED")
     return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {
-        "step": step, "data_version": manifest.version,
-    }  # fmt: skip
+        "step": step,
+        "data_version": manifest.version,
+    }
 
 
 def run_sampling(config: Config) -> dict[str, Any]:
@@ -81,7 +81,8 @@ def _require_checkpoint(config: Config) -> int:
     with newest_sound(run_url_of(config)) as checkpoint:
         if checkpoint is None:
             raise UserError(
-                f"{run_url_of(config)}: no checkpoint; run `python -m jobs.train {config.preset}` first, or correct run.url and run.name"
+                f"{run_url_of(config)}: no checkpoint; run `python -m jobs.train {config.preset}` first, or correct "
+                "run.url and run.name"
             )
         require_same_result(checkpoint, config, manifest.digest)
         return checkpoint.state.step
@@ -112,7 +113,7 @@ def _averaged_model(config: Config, worker: RayWorker) -> GatedPixelCNN:
     with newest_sound(run_url_of(config)) as checkpoint:
         assert checkpoint is not None
         model.load_state_dict(checkpoint.weights(averaged=True))
-    return model.to(worker.device, memory_format=torch.channels_last)
+    return on_device(model, worker.device)
 
 
 def _git_commit() -> str:

@@ -41,10 +41,14 @@ def decode_png(record: Record, shape: tuple[int, int, int]) -> UInt8[np.ndarray,
     try:
         pixels = np.asarray(Image.open(io.BytesIO(record.png)))
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"record {record.key}: its png can't be decoded ({error}); prepare the data set again") from error
+        raise UserError(
+            f"record {record.key}: its png can't be decoded ({error}); prepare the data set again"
+        ) from error
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if planes.shape != shape:
-        raise UserError(f"record {record.key}: image of shape {planes.shape}, the manifest says {shape}; prepare the data set again")
+        raise UserError(
+            f"record {record.key}: image of shape {planes.shape}, the manifest says {shape}; prepare the data set again"
+        )
     return planes
 
 
@@ -74,9 +78,14 @@ def fetch(split_url: str, shard: Shard) -> list[Record]:
     except MissingObjectError as error:
         raise UserError(f"{url}: the shard is missing; prepare the data set again") from error
     if len(content) != shard.bytes:
-        raise UserError(f"{url}: truncated or altered, {len(content)} bytes where the manifest says {shard.bytes}; prepare the data set again")
+        raise UserError(
+            f"{url}: truncated or altered, {len(content)} bytes where the manifest says {shard.bytes}; "
+            "prepare the data set again"
+        )
     if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise UserError(f"{url}: wrong sha256, its bytes are not those of the manifest's {shard.sha256}; prepare the data set again")
+        raise UserError(
+            f"{url}: wrong sha256, its bytes are not those of the manifest's {shard.sha256}; prepare the data set again"
+        )
     files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
     try:
         records = [
@@ -86,5 +95,7 @@ def fetch(split_url: str, shard: Shard) -> list[Record]:
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise UserError(f"{url}: not a shard of png and cls entries ({error!r}); prepare the data set again") from error
     if len(records) != shard.records:
-        raise UserError(f"{url}: {len(records)} records where the manifest says {shard.records}; prepare the data set again")
+        raise UserError(
+            f"{url}: {len(records)} records where the manifest says {shard.records}; prepare the data set again"
+        )
     return records

@@ -45,7 +45,9 @@ def open_source(data: Data) -> Source:
     if data.source_format == "digits":
         return _digits(data)
     if not data.source:
-        raise UserError(f"data.source is empty: name the {data.source_format} folder or tar.gz to read with --data.source")
+        raise UserError(
+            f"data.source is empty: name the {data.source_format} folder or tar.gz to read with --data.source"
+        )
     path = Path(data.source).expanduser()
     if not path.exists():
         raise UserError(f"data.source {data.source}: no such file or folder; correct the path")
@@ -91,7 +93,9 @@ def _cifar10(data: Data, path: Path) -> Source:
     wanted = [f"data_batch_{number}.bin" for number in range(1, 6)]
     missing = [name for name in [*wanted, "test_batch.bin", "batches.meta.txt"] if name not in files]
     if missing:
-        raise UserError(f"data.source {path}: {missing[0]} is missing; give cifar-10-binary.tar.gz or its unpacked folder")
+        raise UserError(
+            f"data.source {path}: {missing[0]} is missing; give cifar-10-binary.tar.gz or its unpacked folder"
+        )
     splits: dict[str, list[SourceImage]] = {}
     for split, names in ((data.train_split, wanted), (data.val_split, ["test_batch.bin"])):
         splits[split] = [image for name in names for image in _cifar10_images(path, name, files[name])]
@@ -106,7 +110,9 @@ def _cifar10_files(path: Path) -> dict[str, bytes]:
             members = [member for member in tar if member.isfile()]
             return {Path(member.name).name: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"data.source {path}: not a readable tar ({error}); download cifar-10-binary.tar.gz again") from error
+        raise UserError(
+            f"data.source {path}: not a readable tar ({error}); download cifar-10-binary.tar.gz again"
+        ) from error
 
 
 def _cifar10_images(path: Path, name: str, content: bytes) -> Iterator[SourceImage]:
@@ -118,7 +124,9 @@ def _cifar10_images(path: Path, name: str, content: bytes) -> Iterator[SourceIma
     records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
     for index, record in enumerate(records):
         if record[0] > 9:
-            raise UserError(f"data.source {path}: {name} record {index} has label {record[0]}, not 0 to 9; download it again")
+            raise UserError(
+                f"data.source {path}: {name} record {index} has label {record[0]}, not 0 to 9; download it again"
+            )
         pixels = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
         yield SourceImage(f"{Path(name).stem}-{index:05d}", int(record[0]), _in_memory(pixels))
 
@@ -131,14 +139,19 @@ def _class_folders(data: Data, path: Path) -> Source:
     roots = {split: path / split for split in (data.train_split, data.val_split)} if has_splits else {"": path}
     classes = sorted({entry.name for root in roots.values() for entry in os.scandir(root) if entry.is_dir()})
     if not classes:
-        raise UserError(f"data.source {path}: no class folders in it; put the images of each class into a folder of its name")
+        raise UserError(
+            f"data.source {path}: no class folders in it; put the images of each class into a folder of its name"
+        )
     found = {
         split: [image for label, name in enumerate(classes) for image in _images_of_class(data, root, name, label)]
         for split, root in roots.items()
     }
     for split, images in found.items():
         if not images:
-            raise UserError(f"data.source {roots[split]}: no images in its class folders; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UserError(
+                f"data.source {roots[split]}: no images in its class folders; "
+                f"known endings: {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
     return Source(tuple(classes), found if has_splits else _hold_out(data, found[""]))
 
 

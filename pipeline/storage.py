@@ -37,7 +37,7 @@ def is_s3(url: str) -> bool:
 
 
 def absolute_url(url: str) -> str:
-    """The URL as every process can use it: local paths against the current folder, in a submitted job against ~/pixelcnn-ray.
+    """The URL as every process can use it: folders from the current one, in a submitted job from ~/pixelcnn-ray.
 
     Raises:
         UserError: a scheme other than s3://.
@@ -149,10 +149,13 @@ def _client() -> Any:
     return boto3.client(
         "s3",
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": 6}, connect_timeout=10, read_timeout=60,
-            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": 6},
+            connect_timeout=10,
+            read_timeout=60,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         ),
-    )  # fmt: skip
+    )
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -175,16 +178,24 @@ def _explained(url: str) -> Iterator[None]:
         raise MissingObjectError(f"{url}: no such file; check the path") from error
     except botocore.exceptions.ClientError as error:
         raise _explain_refusal(url, error) from error
-    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError,
-            botocore.exceptions.ProfileNotFound, botocore.exceptions.TokenRetrievalError) as error:  # fmt: skip
+    except (
+        botocore.exceptions.NoCredentialsError,
+        botocore.exceptions.PartialCredentialsError,
+        botocore.exceptions.ProfileNotFound,
+        botocore.exceptions.TokenRetrievalError,
+    ) as error:
         raise UserError(
-            f"{url}: no usable AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{url}: no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except botocore.exceptions.BotoCoreError as error:
-        raise UserError(f"{url}: object storage can't be reached ({error}); check AWS_ENDPOINT_URL and the network") from error
+        raise UserError(
+            f"{url}: object storage can't be reached ({error}); check AWS_ENDPOINT_URL and the network"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{url}: the disk is full; free space or choose another folder, then run the same command") from error
+            raise UserError(
+                f"{url}: the disk is full; free space or choose another folder, then run the same command"
+            ) from error
         raise UserError(f"{url}: {error.strerror or error}; check the path and its permissions") from error
 
 
@@ -195,5 +206,7 @@ def _explain_refusal(url: str, error: botocore.exceptions.ClientError) -> UserEr
     if code in MISSING_KEY:
         return MissingObjectError(f"{url}: no such object; check the name")
     if code in REFUSED:
-        return UserError(f"{url}: object storage refused the credentials ({code}); check AWS_PROFILE or the keys and the policy")
+        return UserError(
+            f"{url}: object storage refused the credentials ({code}); check AWS_PROFILE or the keys and the policy"
+        )
     return UserError(f"{url}: object storage answered {code or error}; try the same command again")

@@ -72,17 +72,23 @@ def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) 
         run_url=run_url,
         params={name: str(value)[:LONGEST_PARAM] for name, value in flatten(config).items()},
         tags={
-            "preset": config.preset, "data_version": manifest.version, "run_url": run_url,
-            "mlflow.source.name": "pixelcnn-ray", "mlflow.source.git.commit": git_commit, "git_commit": git_commit,
+            "preset": config.preset,
+            "data_version": manifest.version,
+            "run_url": run_url,
+            "mlflow.source.name": "pixelcnn-ray",
+            "mlflow.source.git.commit": git_commit,
+            "git_commit": git_commit,
         },
         config_json=json.dumps(config.model_dump(), indent=1),
         dataset={
-            "name": f"{manifest.version}/{manifest.split}", "digest": manifest.digest[:36],
-            "source_type": "s3" if is_s3(source) else "local", "source": json.dumps({"uri": source}),
+            "name": f"{manifest.version}/{manifest.split}",
+            "digest": manifest.digest[:36],
+            "source_type": "s3" if is_s3(source) else "local",
+            "source": json.dumps({"uri": source}),
             "profile": json.dumps({"num_images": manifest.num_images, "sha256": manifest.digest}),
         },
         patience_seconds=config.tracking.patience_seconds,
-    )  # fmt: skip
+    )
 
 
 class Tracker:
@@ -134,9 +140,10 @@ class Tracker:
         if rest:
             write(kept_url, json.dumps(rest).encode())
             print(
-                f"MLflow at {self._identity.tracking_uri} did not answer: {len(rest)} entries are kept in {kept_url} and "
-                "are delivered when the same command runs again", flush=True,
-            )  # fmt: skip
+                f"MLflow at {self._identity.tracking_uri} did not answer: {len(rest)} entries are kept in {kept_url} "
+                "and delivered when the same command runs again",
+                flush=True,
+            )
         else:
             delete(kept_url)
 
@@ -174,8 +181,9 @@ class Tracker:
             reason = " ".join(str(error).split())[:300]
             print(
                 f"warning: MLflow at {self._identity.tracking_uri} can't be reached ({reason}); training goes on and "
-                "delivers later", flush=True,
-            )  # fmt: skip
+                "delivers later",
+                flush=True,
+            )
         self._server_away = True
 
     def _say_back(self) -> None:
@@ -195,12 +203,8 @@ class _Session:
         self._last_steps: dict[str, int] = {}
         experiment_id = self._experiment(identity)
         found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{identity.key}'", max_results=1)
-        self._resumed = bool(found)
         tags = identity.tags | {KEY_TAG: identity.key}
-        if found:
-            run = found[0]
-        else:
-            run = self._client.create_run(experiment_id, tags=tags, run_name=identity.name)
+        run = found[0] if found else self._client.create_run(experiment_id, tags=tags, run_name=identity.name)
         self.run_id = run.info.run_id
         self._describe(identity, tags, run.data.params, run.inputs.dataset_inputs if run.inputs else [])
 
@@ -214,9 +218,7 @@ class _Session:
         return str(self._client.create_experiment(identity.experiment, artifact_location=location))
 
     def _describe(self, identity: RunIdentity, tags: dict[str, str], there: dict[str, str], inputs: list[Any]) -> None:
-        params = [
-            self._entities.Param(name, value) for name, value in identity.params.items() if name not in there
-        ]
+        params = [self._entities.Param(name, value) for name, value in identity.params.items() if name not in there]
         for start in range(0, len(params), 100):
             self._client.log_batch(self.run_id, params=params[start : start + 100])
         self._client.log_batch(self.run_id, tags=[self._entities.RunTag(name, value) for name, value in tags.items()])

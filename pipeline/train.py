@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed
@@ -19,18 +20,17 @@ from models.likelihood import nats_of_images
 from models.sampling import draw
 from pipeline.checkpoint import State, folder_name, newest_sound, require_same_result, write_folder
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.drawing import labels_in_rows
+from pipeline.errors import UserError
 from pipeline.evaluate import Likelihood, evaluate, sum_over_workers
 from pipeline.grid import grid_png
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.optim import build_averaged, build_optimizer, learning_rate
-from pipeline.precision import autocast, compiled
+from pipeline.precision import autocast, compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream
 from pipeline.tracking import Entry, RunIdentity, SystemMetrics, Tracker
 from pipeline.worker import Worker
-
 
 MOST_GRID_ROWS = 10
 """Classes in the sample grids of training."""
@@ -49,7 +49,9 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
             the checkpoint's.
     """
     torch.manual_seed(config.train.seed)
-    manifest, val_manifest = (load_manifest(config, split) for split in (config.data.train_split, config.data.val_split))
+    manifest, val_manifest = (
+        load_manifest(config, split) for split in (config.data.train_split, config.data.val_split)
+    )
     learner = Learner(config, worker, manifest)
     undelivered = learner.restore()
     with _tracker(worker, identity, undelivered) as tracker, learner.stream() as stream:
@@ -61,7 +63,7 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
                 _log(progress, stream, tracker)
             if learner.at(config.run.eval_interval):
                 learner.require_finite()
-                likelihood = evaluate(config, val_manifest, learner.averaged.module, worker, config.evaluate.batch_size)
+                likelihood = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
                 _tell(config, worker, learner.step, likelihood, tracker)
             if learner.at(config.run.sample_interval) and tracker:
                 tracker.image(learner.step, "samples", _sample_grid(config, learner))
@@ -79,13 +81,18 @@ class Learner:
 
     def __init__(self, config: Config, worker: Worker, manifest: Manifest) -> None:
         self.config, self.worker, self.manifest = config, worker, manifest
-        self.model: GatedPixelCNN = config.build_model().to(worker.device, memory_format=torch.channels_last)
+        self.model: GatedPixelCNN = on_device(config.build_model(), worker.device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.averaged = build_averaged(self.model, config.train)
         self.step = self.images_seen = self.saved_step = 0
         self.gradient_norm = torch.zeros((), device=worker.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
         self._forward: nn.Module = self.model
+
+    @property
+    def averaged_model(self) -> GatedPixelCNN:
+        """The model with the averaged weights."""
+        return cast(GatedPixelCNN, self.averaged.module)
 
     def restore(self) -> list[Entry]:
         """Go to the newest sound checkpoint, if any, and give the tracking entries that it holds."""
@@ -109,9 +116,12 @@ class Learner:
     def stream(self) -> TrainingStream:
         """The images from where the run stands."""
         return TrainingStream(
-            self.config, self.manifest, rank=self.worker.rank, world_size=self.worker.world_size,
+            self.config,
+            self.manifest,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
             images_seen=self.images_seen,
-        )  # fmt: skip
+        )
 
     def at(self, interval: int) -> bool:
         """Whether something that is done every `interval` steps, and at the end, is due."""
@@ -169,10 +179,14 @@ class Learner:
 
     def _state(self, tracker: Tracker | None) -> State:
         return State(
-            step=self.step, images_seen=self.images_seen, random_seed=self.config.train.seed,
-            averaged_updates=int(self.averaged.n_averaged), config=json.loads(self.config.model_dump_json()),
-            manifest_digest=self.manifest.digest, undelivered=tracker.undelivered() if tracker else [],
-        )  # fmt: skip
+            step=self.step,
+            images_seen=self.images_seen,
+            random_seed=self.config.train.seed,
+            averaged_updates=int(self.averaged.n_averaged),
+            config=json.loads(self.config.model_dump_json()),
+            manifest_digest=self.manifest.digest,
+            undelivered=tracker.undelivered() if tracker else [],
+        )
 
 
 @dataclass
@@ -230,19 +244,19 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     print(
         f"step {learner.step:,}/{config.train.steps:,}  images {learner.images_seen:,}  "
         f"bits/dim {likelihood.bits_per_dim:.4f}  {speed['train/images_per_second']:,.0f} images/s  "
-        f"data wait {speed['train/data_wait_fraction']:.1%}  time left {_clock(left)}", flush=True,
-    )  # fmt: skip
+        f"data wait {speed['train/data_wait_fraction']:.1%}  time left {_clock(left)}",
+        flush=True,
+    )
 
 
-def _tell(
-    config: Config, worker: Worker, step: int, likelihood: Likelihood, tracker: "RankZeroTracker | None"
-) -> None:
+def _tell(config: Config, worker: Worker, step: int, likelihood: Likelihood, tracker: "RankZeroTracker | None") -> None:
     if tracker:
         tracker.metrics(step, likelihood.metrics("val"))
         print(
             f"step {step:,}  {config.data.val_split}: {likelihood.bits_per_dim:.4f} bits/dim, "
-            f"{likelihood.nats_per_image:.3f} nats an image, over {likelihood.images:,} images", flush=True,
-        )  # fmt: skip
+            f"{likelihood.nats_per_image:.3f} nats an image, over {likelihood.images:,} images",
+            flush=True,
+        )
 
 
 def _sample_grid(config: Config, learner: Learner) -> bytes:
@@ -252,10 +266,13 @@ def _sample_grid(config: Config, learner: Learner) -> bytes:
     labels = labels_in_rows(config, rows * columns)
     with autocast(config, learner.worker.device):
         samples = draw(
-            learner.averaged.module, height=size, width=size, temperature=config.sample.temperature,
+            learner.averaged_model,
+            height=size,
+            width=size,
+            temperature=config.sample.temperature,
             labels=None if labels is None else labels.to(learner.worker.device),
             seeds=range(config.sample.seed, config.sample.seed + rows * columns),
-        )  # fmt: skip
+        )
     return grid_png(samples.images, config.data.levels, columns)
 
 

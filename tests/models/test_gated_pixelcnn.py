@@ -16,9 +16,14 @@ from models.likelihood import nats_of_images
 def build(seed: int = 0, **changes: float) -> GatedPixelCNN:
     """A small model in float64 whose every parameter, biases of labels included, is away from zero."""
     arguments = {
-        "channels": 3, "levels": 4, "num_layers": 2, "num_filters": 12, "kernel_size": 3, "head_filters": 36,
+        "channels": 3,
+        "levels": 4,
+        "num_layers": 2,
+        "num_filters": 12,
+        "kernel_size": 3,
+        "head_filters": 36,
         "num_classes": 2,
-    } | changes  # fmt: skip
+    } | changes
     torch.manual_seed(seed)
     model = GatedPixelCNN(**arguments).double()
     for parameter in model.parameters():
@@ -50,7 +55,7 @@ def test_probabilities_of_all_images_sum_to_one(
 
 
 def dependence(model: GatedPixelCNN, height: int, width: int) -> torch.Tensor:
-    """For each output sub-pixel (rows) whether each input sub-pixel (columns) reaches it, in raster order, colour last."""
+    """For each output sub-pixel (rows) whether each input sub-pixel (columns) reaches it, in raster order."""
     dims = model.channels * height * width
     reached = torch.zeros(dims, dims, dtype=torch.bool)
     for attempt in range(2):
@@ -66,7 +71,7 @@ def dependence(model: GatedPixelCNN, height: int, width: int) -> torch.Tensor:
 
 
 def expected_dependence(channels: int, height: int, width: int, num_layers: int, kernel_size: int) -> torch.Tensor:
-    """By hand: above, all within the vertical stack's cone; to the left, all within reach; here, the earlier colours."""
+    """By hand: above, all in the vertical stack's cone; to the left, all within reach; here, the earlier colours."""
     reach = num_layers * (kernel_size // 2)
     positions = list(itertools.product(range(height), range(width), range(channels)))
     expected = torch.zeros(len(positions), len(positions), dtype=torch.bool)
@@ -74,7 +79,9 @@ def expected_dependence(channels: int, height: int, width: int, num_layers: int,
         for other, (v, u, d) in enumerate(positions):
             beside = v == y and x - reach <= u < x
             here = v == y and u == x and d < c
-            expected[index, other] = beside or here or (v < y and _seen_from_above(y - v, u - x, num_layers, kernel_size))
+            expected[index, other] = (
+                beside or here or (v < y and _seen_from_above(y - v, u - x, num_layers, kernel_size))
+            )
     return expected
 
 
@@ -138,18 +145,28 @@ def test_every_parameter_gets_a_gradient(channels: int, num_layers: int) -> None
 
 
 @given(
-    channels=st.sampled_from([1, 3]), num_layers=st.integers(1, 4), groups=st.integers(1, 3),
-    kernel_size=st.sampled_from([3, 5, 7]), head=st.integers(1, 4), num_classes=st.integers(0, 3), levels=st.integers(2, 9),
-)  # fmt: skip
+    channels=st.sampled_from([1, 3]),
+    num_layers=st.integers(1, 4),
+    groups=st.integers(1, 3),
+    kernel_size=st.sampled_from([3, 5, 7]),
+    head=st.integers(1, 4),
+    num_classes=st.integers(0, 3),
+    levels=st.integers(2, 9),
+)
 @settings(max_examples=25, deadline=None)
 def test_parameters_and_flops_equal_the_docstrings_formulas(
     channels: int, num_layers: int, groups: int, kernel_size: int, head: int, num_classes: int, levels: int
 ) -> None:
     p, q, height, width = channels * groups, channels * head, 4, 5
     model = empty_model(
-        channels=channels, levels=levels, num_layers=num_layers, num_filters=p, kernel_size=kernel_size, head_filters=q,
+        channels=channels,
+        levels=levels,
+        num_layers=num_layers,
+        num_filters=p,
+        kernel_size=kernel_size,
+        head_filters=q,
         num_classes=num_classes,
-    )  # fmt: skip
+    )
     m, n, c = (kernel_size + 1) // 2, kernel_size, channels
     here_first, here = (c - 1) / (2 * c), (c + 1) / (2 * c)
     parameters = flops = 0.0

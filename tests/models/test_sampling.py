@@ -24,9 +24,14 @@ def draw_by_whole_passes(model: GatedPixelCNN, height: int, width: int, seeds: l
 
 
 @given(
-    channels=st.sampled_from([1, 3]), num_layers=st.integers(1, 4), kernel_size=st.sampled_from([3, 5]),
-    height=st.integers(1, 5), width=st.integers(1, 5), num_classes=st.sampled_from([0, 2]), seed=st.integers(0, 99),
-)  # fmt: skip
+    channels=st.sampled_from([1, 3]),
+    num_layers=st.integers(1, 4),
+    kernel_size=st.sampled_from([3, 5]),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    num_classes=st.sampled_from([0, 2]),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=15, deadline=None)
 def test_images_and_likelihood_equal_those_of_whole_passes(
     channels: int, num_layers: int, kernel_size: int, height: int, width: int, num_classes: int, seed: int
@@ -50,7 +55,9 @@ def test_an_image_is_the_same_in_whatever_batch() -> None:
 
 def test_drawn_levels_follow_the_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]], dtype=torch.float64).expand(20000, 4)
-    levels, nats = choose_levels(logits, torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    levels, nats = choose_levels(
+        logits, torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
     frequencies = torch.bincount(levels, minlength=4) / 20000
     torch.testing.assert_close(frequencies.double(), logits[0].softmax(0), rtol=0, atol=0.01)
     torch.testing.assert_close(nats[0], -logits[0].log_softmax(0)[levels[0]])
@@ -58,7 +65,9 @@ def test_drawn_levels_follow_the_probabilities() -> None:
 
 def test_low_temperature_draws_the_most_probable_level() -> None:
     logits = torch.tensor([[0.0, 1.0, -1.0]])
-    levels, _ = choose_levels(logits.expand(50, 3), torch.linspace(0.001, 0.999, 50, dtype=torch.float64), temperature=0.01)
+    levels, _ = choose_levels(
+        logits.expand(50, 3), torch.linspace(0.001, 0.999, 50, dtype=torch.float64), temperature=0.01
+    )
     assert (levels == 1).all()
 
 
