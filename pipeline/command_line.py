@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 from pipeline.storage import absolute_url
 
+RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
 TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
 
 
@@ -121,7 +122,12 @@ def _unknown_key(word: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """The message of tyro's box, without its frame, its title and the help text below the first rule."""
-    text = " ".join(line.strip("│ ") for line in box.split("────────\n")[0].splitlines()[1:] if "───" not in line)
-    message = re.split(r"Argument helptext:|For full helptext", " ".join(text.split()))[0].strip()
-    return f"{message.removeprefix('Error parsing ')} (--help explains each field)"
+    """The message of tyro's box, drawn in Unicode or ASCII, without its frame and the help text below the first rule."""
+    lines = [line.strip("\u2502| ") for line in box.splitlines()[1:]]
+    told: list[str] = []
+    for line in lines:
+        if not RULE.fullmatch(line):
+            told.append(line)
+        elif told:
+            break
+    return f"{' '.join(' '.join(told).split()).removeprefix('Error parsing ')} (--help explains each field)"

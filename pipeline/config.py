@@ -1,8 +1,9 @@
 """The one configuration tree: read from the command line, sent to workers as JSON, kept in checkpoints and MLflow."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
 from models.gated_pixelcnn import GatedPixelCNN, empty_model
@@ -17,7 +18,7 @@ class Section(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _errors_name_the_dotted_key(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _errors_name_the_dotted_key(cls, values: Any, handler: Callable[[Any], Any]) -> Self:
         try:
             return handler(values)
         except ValidationError as error:

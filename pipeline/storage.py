@@ -146,7 +146,7 @@ def delete_below(url: str) -> None:
 
 @functools.cache
 def _client() -> Any:
-    return boto3.client(
+    return boto3.session.Session().client(
         "s3",
         config=BotoConfig(
             retries={"mode": "standard", "max_attempts": 6},

@@ -1,0 +1,138 @@
+"""What many tests stand on: a tiny configuration, a worker without Ray, a real S3 server, real images."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from pipeline import storage
+from pipeline.checkpoint import upload
+from pipeline.config import Config
+from pipeline.prepare import prepare
+from pipeline.storage import join
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """One of Ray's workers without Ray: alone, on the CPU, keeping checkpoints by the same upload."""
+
+    run_url: str
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def report(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        if checkpoint:
+            upload(checkpoint, join(self.run_url, name))
+
+
+def tiny_config(folder: Path | str, **changes: dict[str, object]) -> Config:
+    """The digits with a model and a run of seconds, everything below the folder."""
+    sections: dict[str, dict[str, object]] = {
+        "model": {"num_layers": 2, "num_filters": 8, "kernel_size": 3, "head_filters": 16, "dropout": 0.1},
+        "data": {"url": f"{folder}/data", "records_per_shard": 150, "shuffle_shards": 3},
+        "train": {"steps": 12, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 2, "ema_decay": 0.9},
+        "run": {
+            "url": f"{folder}/runs", "name": "tiny", "log_interval": 2, "eval_interval": 6, "sample_interval": 12,
+            "checkpoint_interval": 4,
+        },
+        "cluster": {"num_workers": 1},
+        "sample": {"count": 20, "grid_columns": 2},
+        "tracking": {"patience_seconds": 20.0},
+    }  # fmt: skip
+    for section, values in changes.items():
+        sections[section] |= values
+    return Config.model_validate(sections)
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Config:
+    """A tiny configuration whose data set is prepared."""
+    config = tiny_config(tmp_path)
+    prepare(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def tracked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's sqlite file and every relative folder below the test's own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something to become true, or fail saying what did not."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+def listening(port: int) -> bool:
+    """Whether something answers on a port of 127.0.0.1."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A real S3 server with one bucket, and the environment by which every AWS client finds it."""
+
+    bucket: str
+    environment: dict[str, str]
+    root: Path
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """`rclone serve s3` on 127.0.0.1."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / "bucket").mkdir()
+    port = free_port()
+    rclone = Path(os.sys.executable).parent / "rclone"
+    command = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", root]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: listening(port), 30, "rclone serve s3")
+            environment = {
+                "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            }  # fmt: skip
+            yield S3Server("bucket", environment, root)
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty s3://bucket/prefix of the test's own."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage._client.cache_clear()
+    yield f"s3://{s3_server.bucket}/{request.node.name.replace('[', '-').replace(']', '')}"
+    storage._client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real images beside the checkout, or where SHARED_DATA points."""
+    folder = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real images: {folder} is absent; set SHARED_DATA")
+    return folder

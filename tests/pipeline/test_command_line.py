@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from pipeline.command_line import parse, run_job
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.presets import PRESETS
+
+
+def refuse(config: Config) -> None:
+    raise UserError("data.url /nowhere: no manifest; prepare it")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("digist", "unknown preset 'digist': did you mean digits? choose one of digits, "),
+        ("digits --run.nam a", "unknown key '--run.nam': did you mean --run.name?"),
+        ("digits --model.num-layers two", "--model.num-layers: invalid literal for int() with base 10: 'two'"),
+        ("digits --model.num-layers 0", "model.num_layers 0: Input should be greater than or equal to 1"),
+        ("digits --model.kernel-size 4", "model.kernel_size 4 is even: choose an odd size"),
+        ("digits --train.batch-size 33", "train.batch_size 33 is not a multiple of cluster.num_workers 2"),
+        ("cifar10 --model.num-filters 10", "model.num_filters 10 is not a multiple of data.channels 3"),
+        ("digits --data.resize cubic", "invalid choice 'cubic' for argument '--data.resize'"),
+        ("digits --data.url gs://bucket", "gs://bucket: only s3://bucket/prefix and local folders"),
+        ("digits", "data.url /nowhere: no manifest; prepare it"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_remedy_and_a_status(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_job("jobs.test", "Test.", refuse, words.split()) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: {message}")
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+def test_stack_trace_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXELCNN_TRACEBACK", "1")
+    with pytest.raises(UserError):
+        run_job("jobs.test", "Test.", refuse, ["digits"])
+
+
+def test_overrides_reach_the_job_with_either_spelling() -> None:
+    taken: list[Config] = []
+    words = "digits --model.num-layers 3 --model.num_filters 48 --cluster.num-workers 0".split()
+    assert run_job("jobs.test", "Test.", taken.append, words) == 0
+    assert (taken[0].model.num_layers, taken[0].model.num_filters, taken[0].cluster.num_workers) == (3, 48, 0)
+    assert taken[0].data.url.startswith("/")
+
+
+def test_dry_run_prints_configuration_size_and_cost_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job("jobs.test", "Test.", refuse, ["imagenet32", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    configuration = json.JSONDecoder().raw_decode(told)[0]
+    assert Config.model_validate(configuration).model == PRESETS["imagenet32"].config.model
+    assert "training: 200,000 steps of 128 = 25,600,000 images" in told
+    assert "parameters: 113," in told
+    assert "GFLOP forward" in told
+    assert "dollars" in told
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_help_explains_every_field_of_every_preset(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse("jobs.test", "Test.", [preset, "--help"])
+    assert stopped.value.code == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for section in ("model", "data", "train", "run", "cluster", "evaluate", "sample", "tracking"):
+        for name, field in type(getattr(PRESETS[preset].config, section)).model_fields.items():
+            assert f"--{section}.{name.replace('_', '-')}" in told
+            assert field.description, f"{section}.{name} says nothing"
+
+
+def test_every_preset_names_its_data_version_cost_and_expectation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("jobs.test", "Test.", ["--help"])
+    told = capsys.readouterr().out
+    for name, preset in PRESETS.items():
+        assert preset.config.preset == name
+        assert preset.summary in told
+        assert all((preset.data_version, preset.cost, preset.expect))
+
+
+def test_imagenet_presets_are_the_papers() -> None:
+    for name in ("imagenet32", "imagenet64"):
+        config = PRESETS[name].config
+        assert (config.model.num_layers, config.model.num_filters, config.model.kernel_size) == (20, 384, 5)
+        assert (config.train.batch_size, config.train.steps) == (128, 200_000)

@@ -1,0 +1,104 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.manifest import Manifest, Shard, load_manifest, split_url
+from pipeline.shards import decode_png, fetch
+from pipeline.stream import TrainingStream, epoch_groups, evaluation_batches, group_places
+
+
+def keys_of(config: Config, batches: int, *, world_size: int = 1, images_seen: int = 0) -> list[str]:
+    """The record keys of the global batches, put together from all ranks."""
+    manifest = load_manifest(config, "train")
+    per_rank = []
+    for rank in range(world_size):
+        with TrainingStream(config, manifest, rank=rank, world_size=world_size, images_seen=images_seen) as stream:
+            per_rank.append([batch.keys for batch in itertools.islice(stream, batches)])
+    return [key for step in range(batches) for rank in range(world_size) for key in per_rank[rank][step]]
+
+
+def test_every_image_comes_exactly_once_an_epoch_and_none_is_dropped(digits: Config) -> None:
+    manifest = load_manifest(digits, "train")
+    total = manifest.num_images
+    keys = keys_of(digits, batches=2 * total // 32 + 1)
+    assert len(set(keys[:total])) == total
+    assert Counter(keys[: 2 * total]) == Counter({key: 2 for key in keys[:total]})
+    assert keys[:total] != keys[total : 2 * total]
+
+
+def test_order_is_the_same_for_any_number_of_workers_and_from_any_place(digits: Config) -> None:
+    undisturbed = keys_of(digits, batches=60)
+    for world_size in (2, 4):
+        assert keys_of(digits, batches=60, world_size=world_size) == undisturbed
+    for seen in (1, 17, 51, 59):
+        assert keys_of(digits, batches=60 - seen, images_seen=seen * 32, world_size=2) == undisturbed[seen * 32 :]
+
+
+def test_order_follows_the_seed(digits: Config) -> None:
+    other = digits.model_copy(update={"train": digits.train.model_copy(update={"seed": 1})})
+    assert keys_of(digits, 5) == keys_of(digits, 5)
+    assert keys_of(digits, 5) != keys_of(other, 5)
+
+
+def test_batches_hold_the_images_and_labels_of_their_keys(digits: Config) -> None:
+    manifest = load_manifest(digits, "train")
+    real = {record.key: record for shard in manifest.shards for record in fetch(split_url(digits, "train"), shard)}
+    with TrainingStream(digits, manifest, rank=1, world_size=2, images_seen=0) as stream:
+        batch = next(stream)
+        assert stream.images_seen == 32
+    assert batch.images.shape == (16, 1, 8, 8)
+    assert batch.images.dtype == torch.uint8
+    for image, label, key in zip(batch.images, batch.labels, batch.keys, strict=True):
+        assert label == real[key].label
+        assert torch.equal(image, torch.from_numpy(decode_png(real[key], manifest.shape).copy()))
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=9), seed=st.integers(0, 9), epoch=st.integers(0, 3),
+    shuffle_shards=st.integers(1, 5),
+)  # fmt: skip
+@settings(max_examples=50, deadline=None)
+def test_groups_hold_every_place_once(counts: list[int], seed: int, epoch: int, shuffle_shards: int) -> None:
+    shards = tuple(Shard(file=f"{i}", records=count, bytes=1, sha256="") for i, count in enumerate(counts))
+    manifest = Manifest(
+        name="a", version="a", split="train", shape=(1, 2, 2), levels=2, resize="none", classes=("a",), prepare_seed=0,
+        shards=shards,
+    )  # fmt: skip
+    groups = epoch_groups(manifest, seed, epoch, shuffle_shards)
+    places = [place for group in groups for place in group_places(manifest, group, seed, epoch)]
+    expected = Counter((shard, record) for shard, count in enumerate(counts) for record in range(count))
+    assert Counter((place.shard, place.record) for place in places) == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("batch_size", [1, 50, 64, 1000])
+def test_evaluation_reads_every_image_once_in_the_same_batches(
+    digits: Config, world_size: int, batch_size: int
+) -> None:
+    manifest = load_manifest(digits, "val")
+    alone = [batch.keys for batch in evaluation_batches(digits, manifest, batch_size, rank=0, world_size=1)]
+    together = [
+        batch.keys
+        for rank in range(world_size)
+        for batch in evaluation_batches(digits, manifest, batch_size, rank=rank, world_size=world_size)
+    ]
+    assert together == alone
+    assert len({key for keys in alone for key in keys}) == sum(map(len, alone)) == manifest.num_images
+
+
+def test_spoilt_shard_ends_the_stream_with_its_name(digits: Config) -> None:
+    manifest = load_manifest(digits, "train")
+    with open(f"{digits.data.url}/train/{manifest.shards[0].file}", "ab") as shard:
+        shard.write(b"x")
+    with (
+        TrainingStream(digits, manifest, rank=0, world_size=1, images_seen=0) as stream,
+        pytest.raises(UserError, match=r"shard-000000\.tar: truncated or altered"),
+    ):
+        for _ in range(60):
+            next(stream)
