@@ -1,11 +1,12 @@
 """What the loop knows of where it runs; Ray stands behind it in pipeline.launch."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 
+@runtime_checkable
 class Worker(Protocol):
     """One of `world_size` processes that train together."""
 
