@@ -31,7 +31,12 @@ def test_flat_keys_are_dotted() -> None:
 def test_changed_keys_are_those_that_change_the_result() -> None:
     before = Config()
     now = Config.model_validate(
-        {"model": {"num_layers": 9}, "run": {"log_interval": 7}, "data": {"url": "s3://b/d"}, "cluster": {"num_workers": 4}}
+        {
+            "model": {"num_layers": 9},
+            "run": {"log_interval": 7},
+            "data": {"url": "s3://b/d"},
+            "cluster": {"num_workers": 4},
+        }
     )
     assert changed_result_keys(before, now) == ["model.num_layers (was 8, now 9)"]
 

@@ -204,7 +204,9 @@ def test_class_folders_without_splits_are_held_out_by_share(tmp_path: Path) -> N
 
 def test_image_of_the_wrong_size_is_named(tmp_path: Path) -> None:
     class_folders(tmp_path / "images", 20)
-    with pytest.raises(UserError, match=r"\d\.png: image of height, width and channels \(20, 20, 3\), data.image_size is 8"):
+    with pytest.raises(
+        UserError, match=r"\d\.png: image of height, width and channels \(20, 20, 3\), data.image_size is 8"
+    ):
         prepare(folder_config(tmp_path))
 
 
@@ -271,7 +273,10 @@ def test_record_of_the_wrong_size_or_content_is_named(tmp_path: Path) -> None:
 
     buffer = io.BytesIO()
     Image.new("L", (9, 8)).save(buffer, "PNG")
-    for png, message in ((buffer.getvalue(), r"record a: image of shape \(1, 8, 9\)"), (b"x", "record a: its png can't")):
+    for png, message in (
+        (buffer.getvalue(), r"record a: image of shape \(1, 8, 9\)"),
+        (b"x", "record a: its png can't"),
+    ):
         content = shard_with(png)
         (tmp_path / "s.tar").write_bytes(content)
         (record,) = fetch(str(tmp_path), describe("s.tar", content, 1))

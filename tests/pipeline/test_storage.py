@@ -97,7 +97,9 @@ def test_relative_folders_become_absolute_and_leave_a_submitted_jobs_folder(
 def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"a full disk needs the right to mount: {mounted.stderr.decode().strip()}")
     try:

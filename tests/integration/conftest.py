@@ -1,0 +1,43 @@
+"""Jobs as a person starts them: processes of their own, on real Ray, S3 and MLflow."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def start_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `python -m jobs.NAME ...` in the repository, its output to a file that `process.log` names."""
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    count = iter(range(1000))
+
+    def start(*words: str, **changes: str) -> subprocess.Popen[str]:
+        log = tmp_path / f"job-{next(count)}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", *words], cwd=ROOT, env=environment | changes, stdout=output, stderr=output,
+                text=True, start_new_session=True,
+            )  # fmt: skip
+        process.log = log  # type: ignore[attr-defined]
+        return process
+
+    return start
+
+
+@pytest.fixture
+def run_job(start_job: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
+    """Runs a job to its end and gives its exit status and output."""
+
+    def run(*words: str, **changes: str) -> tuple[int, str]:
+        process = start_job(*words, **changes)
+        status = process.wait(timeout=280)
+        return status, process.log.read_text()  # type: ignore[attr-defined]
+
+    return run

@@ -1,0 +1,69 @@
+"""`ray start --head` and `ray job submit` with no other preparation than the install."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from tests.integration.conftest import ROOT
+
+RAY = Path(sys.executable).parent / "ray"
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a one-node cluster on ports of its own; at the end its own processes are ended."""
+    dashboard, gcs = free_port(), free_port()
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled", "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", str(gcs), "--dashboard-port", str(dashboard),
+        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", f"/tmp/ray-{gcs}",
+    ]  # fmt: skip
+    with open(tmp_path / "head.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield environment
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(timeout=60)
+
+
+@pytest.mark.timeout(280)
+def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
+    words = "--train.steps 20 --run.eval-interval 20 --run.sample-interval 20 --run.log-interval 10".split()
+    submitted = subprocess.run(
+        [sys.executable, "-c", WAIT_AND_SUBMIT, RAY, *words], cwd=ROOT, env=head, capture_output=True, text=True,
+        timeout=270, check=False,
+    )  # fmt: skip
+    told = submitted.stdout + submitted.stderr
+    assert submitted.returncode == 0, told[-4000:]
+    assert re.search(r"step 20/20  images 1,280  bits/dim", told)
+    home = Path(head["HOME"], "pixelcnn-ray")
+    assert (home / "runs/digits/step-000000020/checkpoint.json").is_file()
+    assert (home / "mlflow.db").is_file()
+
+
+WAIT_AND_SUBMIT = """
+import os, subprocess, sys, time, urllib.request
+for _ in range(120):
+    try:
+        urllib.request.urlopen(os.environ["RAY_API_SERVER_ADDRESS"] + "/api/version", timeout=2)
+        break
+    except OSError:
+        time.sleep(0.5)
+ray, *words = sys.argv[1:]
+job = [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", "digits", *words]
+sys.exit(subprocess.run(job).returncode)
+"""

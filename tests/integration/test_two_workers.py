@@ -1,0 +1,149 @@
+"""Two Ray Train workers, data and checkpoints on a real S3 server, and what kills do to them."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+
+import mlflow
+import psutil
+import pytest
+import torch
+from safetensors.torch import load
+
+from pipeline import storage
+from tests.conftest import wait_until
+
+TINY = (
+    "--model.num-layers 2 --model.num-filters 8 --model.kernel-size 3 --model.head-filters 16 --model.dropout 0.1 "
+    "--data.records-per-shard 150 --data.shuffle-shards 3 --train.batch-size 32 --train.warmup-steps 2 "
+    "--run.log-interval 5 --run.eval-interval 100 --run.sample-interval 100"
+).split()
+
+
+def words_for(root: str, name: str, steps: int, checkpoint_interval: int) -> list[str]:
+    return [
+        *TINY, "--data.url", f"{root}/data", "--run.url", f"{root}/runs", "--run.name", name, "--train.steps", str(steps),
+        "--run.checkpoint-interval", str(checkpoint_interval),
+    ]  # fmt: skip
+
+
+def final_weights(root: str, name: str, steps: int) -> dict[str, torch.Tensor]:
+    folder = f"{root}/runs/{name}/step-{steps:09d}"
+    return {
+        f"{file}:{key}": tensor
+        for file in ("weights", "averaged")
+        for key, tensor in load(storage.read(f"{folder}/{file}.safetensors")).items()
+    }
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def logged(process: subprocess.Popen[str], text: str) -> bool:
+    assert process.poll() is None, process.log.read_text()  # type: ignore[attr-defined]
+    return text in process.log.read_text()  # type: ignore[attr-defined]
+
+
+def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Ray Train workers of this driver's own cluster."""
+    family = psutil.Process(driver.pid).children(recursive=True)
+    return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline()[:1])]
+
+
+@pytest.mark.timeout(600)
+def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
+    s3: str, start_job: Callable[..., subprocess.Popen[str]], run_job: Callable[..., tuple[int, str]]
+) -> None:
+    steps = 400
+    words = words_for(s3, "undisturbed", steps, 50)
+    assert run_job("jobs.prepare", "digits", *words)[0] == 0
+    status, told = run_job("jobs.train", "digits", *words)
+    assert status == 0, told
+    assert f"step {steps}/{steps}" in told
+    undisturbed = final_weights(s3, "undisturbed", steps)
+    assert storage.names_below(f"{s3}/runs/undisturbed/step-{steps:09d}")
+
+    words = words_for(s3, "killed", steps, 50)
+    victim = start_job("jobs.train", "digits", *words)
+    wait_until(lambda: logged(victim, "step 75/"), 120, "step 75")
+    os.kill(train_workers(victim)[-1].pid, signal.SIGKILL)
+    wait_until(lambda: logged(victim, "going on from"), 120, "the new group")
+    told = victim.log.read_text()  # type: ignore[attr-defined]
+    assert re.search(r"worker \d was lost", told)
+    wait_until(lambda: logged(victim, "step 205/"), 120, "step 205")
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    status, told = run_job("jobs.train", "digits", *words)
+    assert status == 0, told
+    assert "going on from" in told
+    assert_same(final_weights(s3, "killed", steps), undisturbed)
+    _require_one_run_without_doubles("killed", steps)
+    _require_the_same_evaluation_by_one_and_two(s3, steps, run_job)
+
+
+def _require_one_run_without_doubles(name: str, steps: int) -> None:
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pixelcnn-ray")
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/bits_per_dim")
+    assert [metric.step for metric in history] == list(range(5, steps + 1, 5))
+
+
+def _require_the_same_evaluation_by_one_and_two(root: str, steps: int, run_job: Callable[..., tuple[int, str]]) -> None:
+    sums = []
+    for workers in ("1", "2"):
+        words = [*words_for(root, "killed", steps, 50), "--cluster.num-workers", workers, "--evaluate.batch-size", "10"]
+        status, told = run_job("jobs.evaluate", "digits", *words)
+        assert status == 0, told
+        assert "over 179 images of digits-8-none" in told
+        sums.append(float(re.search(r"sum of nats ([\d.]+)", told).group(1)))  # type: ignore[union-attr]
+    assert sums[0] == pytest.approx(sums[1], abs=1e-6)
+
+
+@pytest.mark.timeout(300)
+def test_errors_of_workers_are_one_line_and_end_the_run_as_failed(
+    s3: str, run_job: Callable[..., tuple[int, str]]
+) -> None:
+    words = words_for(s3, "failing", 40, 20)
+    assert run_job("jobs.prepare", "digits", *words)[0] == 0
+    shard = f"{s3}/data/train/shard-000003.tar"
+    content = storage.read(shard)
+    storage.write(shard, content[:-1024])
+    status, told = run_job("jobs.train", "digits", *words)
+    assert status == 1
+    assert told.splitlines()[-1].startswith(f"error: {shard}: truncated or altered, {len(content) - 1024} bytes where")
+    assert "Traceback" not in told
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pixelcnn-ray")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "truncated or altered" in run.data.tags["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        (["jobs.train", "cifar10-small", "--data.url", "{s3}/none"], {}, "manifest.json: no manifest; run `python -m"),
+        (["jobs.train", "cifar10-small", "--data.url", "s3://nowhere/d"], {}, "the bucket 'nowhere' does not exist"),
+        (
+            ["jobs.train", "cifar10-small", "--data.url", "{s3}/d"],
+            {"AWS_SECRET_ACCESS_KEY": "no"},
+            "refused the credentials",
+        ),
+        (["jobs.evaluate", "digits", "--data.url", "{s3}/data", "--run.url", "{s3}/no"], {}, "no manifest"),
+        (["jobs.sample", "digist"], {}, "unknown preset 'digist': did you mean digits?"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_status(
+    s3: str, run_job: Callable[..., tuple[int, str]], words: list[str], environment: dict[str, str], message: str
+) -> None:
+    status, told = run_job(*(word.format(s3=s3) for word in words), **environment)
+    assert status == 1
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert message in told
