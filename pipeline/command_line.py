@@ -122,7 +122,7 @@ def _unknown_key(word: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """The message of tyro's box, drawn in Unicode or ASCII, without its frame and the help text below the first rule."""
+    """The message of tyro's box, in Unicode or ASCII, without its frame and the help text below the first rule."""
     lines = [line.strip("\u2502| ") for line in box.splitlines()[1:]]
     told: list[str] = []
     for line in lines:

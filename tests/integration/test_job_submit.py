@@ -42,7 +42,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.timeout(280)
 def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
-    words = "--train.steps 20 --run.eval-interval 20 --run.sample-interval 20 --run.log-interval 10".split()
+    intervals = {"train.steps": 20, "run.eval-interval": 20, "run.sample-interval": 20, "run.log-interval": 10}
+    words = [word for key, value in intervals.items() for word in (f"--{key}", str(value))]
     submitted = subprocess.run(
         [sys.executable, "-c", WAIT_AND_SUBMIT, RAY, *words], cwd=ROOT, env=head, capture_output=True, text=True,
         timeout=270, check=False,

@@ -15,18 +15,19 @@ from safetensors.torch import load
 from pipeline import storage
 from tests.conftest import wait_until
 
-TINY = (
-    "--model.num-layers 2 --model.num-filters 8 --model.kernel-size 3 --model.head-filters 16 --model.dropout 0.1 "
-    "--data.records-per-shard 150 --data.shuffle-shards 3 --train.batch-size 32 --train.warmup-steps 2 "
-    "--run.log-interval 5 --run.eval-interval 100 --run.sample-interval 100"
-).split()
+TINY = {
+    "model.num-layers": 2, "model.num-filters": 8, "model.kernel-size": 3, "model.head-filters": 16,
+    "model.dropout": 0.1, "data.records-per-shard": 150, "data.shuffle-shards": 3, "train.batch-size": 32,
+    "train.warmup-steps": 2, "run.log-interval": 5, "run.eval-interval": 100, "run.sample-interval": 100,
+}  # fmt: skip
 
 
 def words_for(root: str, name: str, steps: int, checkpoint_interval: int) -> list[str]:
-    return [
-        *TINY, "--data.url", f"{root}/data", "--run.url", f"{root}/runs", "--run.name", name, "--train.steps", str(steps),
-        "--run.checkpoint-interval", str(checkpoint_interval),
-    ]  # fmt: skip
+    overrides = TINY | {
+        "data.url": f"{root}/data", "run.url": f"{root}/runs", "run.name": name, "train.steps": steps,
+        "run.checkpoint-interval": checkpoint_interval,
+    }  # fmt: skip
+    return [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
 
 
 def final_weights(root: str, name: str, steps: int) -> dict[str, torch.Tensor]:

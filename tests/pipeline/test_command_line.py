@@ -45,7 +45,7 @@ def test_stack_trace_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_overrides_reach_the_job_with_either_spelling() -> None:
     taken: list[Config] = []
-    words = "digits --model.num-layers 3 --model.num_filters 48 --cluster.num-workers 0".split()
+    words = ["digits", "--model.num-layers", "3", "--model.num_filters", "48", "--cluster.num-workers", "0"]
     assert run_job("jobs.test", "Test.", taken.append, words) == 0
     assert (taken[0].model.num_layers, taken[0].model.num_filters, taken[0].cluster.num_workers) == (3, 48, 0)
     assert taken[0].data.url.startswith("/")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from pipeline import prepare as prepare_module
 from pipeline import storage
@@ -15,7 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
-from pipeline.shards import decode_png, fetch
+from pipeline.shards import decode_png, describe, fetch
 from tests.conftest import tiny_config
 
 
@@ -26,8 +27,6 @@ def records_of(config: Config, split: str) -> dict[str, tuple[int, np.ndarray]]:
 
 
 def test_digits_are_prepared_losslessly_every_image_once(digits: Config) -> None:
-    from sklearn.datasets import load_digits
-
     real = load_digits()
     train, val = records_of(digits, "train"), records_of(digits, "val")
     assert len(train) + len(val) == 1797
@@ -87,7 +86,7 @@ def test_interrupted_prepare_goes_on_and_ends_as_if_undisturbed(
     monkeypatch.setattr(prepare_module, "write", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(config)
-    with pytest.raises(UserError, match="no manifest; run `python -m jobs.prepare digits`"):
+    with pytest.raises(UserError, match=r"no manifest; run `python -m jobs\.prepare digits`"):
         load_manifest(config, "train")
     packed: list[int] = []
     real_pack = prepare_module.pack
@@ -239,7 +238,7 @@ def spoil_manifest(config: Config, **changes: object) -> None:
 
 def test_manifest_that_does_not_fit_names_key_and_both_values(digits: Config) -> None:
     spoil_manifest(digits, levels=256)
-    with pytest.raises(UserError, match="data.levels is 17 in the configuration and 256 in the manifest"):
+    with pytest.raises(UserError, match=r"data\.levels is 17 in the configuration and 256 in the manifest"):
         load_manifest(digits, "train")
     spoil_manifest(digits, shards="none")
     with pytest.raises(UserError, match=r"train/manifest\.json: not a manifest \(shards"):
@@ -269,8 +268,6 @@ def test_spoilt_shards_are_named(digits: Config) -> None:
 
 
 def test_record_of_the_wrong_size_or_content_is_named(tmp_path: Path) -> None:
-    from pipeline.shards import describe
-
     buffer = io.BytesIO()
     Image.new("L", (9, 8)).save(buffer, "PNG")
     for png, message in (

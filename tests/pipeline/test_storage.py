@@ -49,7 +49,7 @@ def test_missing_bucket_is_named_with_the_remedy(s3: str) -> None:
 def test_refused_credentials_are_told(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     for operation in (storage.read, storage.exists, storage.names_below):
-        with pytest.raises(UserError, match="refused the credentials.*check AWS_PROFILE"):
+        with pytest.raises(UserError, match=r"refused the credentials.*check AWS_PROFILE"):
             operation(f"{s3}/key")
 
 
@@ -58,7 +58,7 @@ def test_absent_credentials_and_endpoint_are_told(s3: str, monkeypatch: pytest.M
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    with pytest.raises(UserError, match="no AWS credentials.*set AWS_PROFILE"):
+    with pytest.raises(UserError, match=r"no AWS credentials.*set AWS_PROFILE"):
         storage.read(f"{s3}/key")
 
 
