@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint ci clean
+.PHONY: help install demo ui test test-cluster lint ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -33,8 +33,11 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## lint, types, import law and all tests
-	$(BIN)/python -m pytest -q
+test: lint ## lint, types, import law and the tests, in minutes
+	$(BIN)/python -m pytest -q -m "not cluster"
+
+test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
+	$(BIN)/python -m pytest -q -m cluster
 
 ci: ## what CI runs
 	.ci/run

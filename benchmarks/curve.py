@@ -1,6 +1,6 @@
 """The loss curve of a run as MLflow has it, as a Markdown table and a PNG.
 
-    python -m benchmarks.curve RUN_NAME EVERY_STEPS curve.png
+python -m benchmarks.curve RUN_NAME EVERY_STEPS curve.png
 """
 
 import sys

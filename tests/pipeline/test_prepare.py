@@ -1,6 +1,9 @@
 import io
 import itertools
 import json
+import os
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -279,3 +282,25 @@ def test_record_of_the_wrong_size_or_content_is_named(tmp_path: Path) -> None:
         (record,) = fetch(str(tmp_path), describe("s.tar", content, 1))
         with pytest.raises(UserError, match=message):
             decode_png(record, (1, 8, 8))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a full disk needs root and mount")
+def test_prepare_on_a_full_disk_says_so_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a full disk needs the right to mount: {mounted.stderr.decode().strip()}")
+    try:
+        config = tiny_config(disk)
+        with pytest.raises(UserError, match=r"shard-00000\d\.tar: the disk is full; free space.*run the same command"):
+            prepare(config)
+        assert not list(disk.rglob("manifest.json"))
+        assert not list(disk.rglob(".shard*"))
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        prepare(config)
+        assert len(records_of(config, "train")) == 1618
+    finally:
+        subprocess.run(["umount", disk], check=True)
