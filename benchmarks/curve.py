@@ -8,7 +8,7 @@ import sys
 import matplotlib.pyplot as plt
 import mlflow
 
-from pipeline.tracking import default_tracking_uri
+from pipeline.run_identity import default_tracking_uri
 
 
 def main(name: str, every: int, picture: str) -> None:

@@ -4,8 +4,8 @@ import sys
 
 from pipeline.command_line import run_job
 from pipeline.config import Config
+from pipeline.learner import run_url_of
 from pipeline.runs import run_training
-from pipeline.train import run_url_of
 
 
 def job(config: Config) -> None:

@@ -11,12 +11,14 @@ from pipeline.drawing import draw_and_write
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
+from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
+from pipeline.run_identity import RunIdentity, identify
 from pipeline.storage import exists, join, read
-from pipeline.tracking import RunIdentity, Tracker, identify
-from pipeline.train import run_url_of, train
+from pipeline.tracking import Tracker
+from pipeline.train import train
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def run_evaluation(config: Config) -> dict[str, Any]:
     metrics = run_on_workers(config, _evaluate_on_worker, config, join(run_url_of(config), "evaluation"))
     tracker = Tracker(_identity(config))
     tracker.metrics(step, metrics)
-    tracker.close("FINISHED")
+    tracker.close(None)
     return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {
         "step": step,
         "data_version": manifest.version,
@@ -65,8 +67,8 @@ def run_sampling(config: Config) -> dict[str, Any]:
     url = config.sample.url or join(run_url_of(config), "samples", folder_name(step))
     drawn = run_on_workers(config, _draw_on_worker, (config, url), join(run_url_of(config), "sampling"))
     tracker = Tracker(_identity(config))
-    tracker.image(step, "drawn", read(drawn["grid_url"]))
-    tracker.close("FINISHED")
+    tracker.image(step, f"drawn_from_seed_{config.sample.seed}", read(drawn["grid_url"]))
+    tracker.close(None)
     return drawn
 
 

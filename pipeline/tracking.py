@@ -13,82 +13,21 @@ import json
 import os
 import threading
 import time
-import uuid
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from pipeline.config import Config, flatten
-from pipeline.manifest import Manifest, split_url
-from pipeline.storage import MissingObjectError, absolute_url, delete, is_s3, join, read, write
+from pipeline.run_identity import RunIdentity
+from pipeline.storage import MissingObjectError, delete, join, read, write
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 KEY_TAG = "pixelcnn.run"
-LONGEST_PARAM = 6000
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 
 Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunIdentity:
-    """What a run is called and described by in MLflow; it travels to workers."""
-
-    tracking_uri: str
-    experiment: str
-    key: str
-    name: str
-    run_url: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    config_json: str
-    dataset: dict[str, str]
-    patience_seconds: float
-
-
-def default_tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a sqlite file in the folder where the job was started."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
-
-
-def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) -> RunIdentity:
-    """The MLflow run that belongs to a run's folder: its key stands in run.json there from the first start on."""
-    key_url = join(run_url, "run.json")
-    try:
-        key = json.loads(read(key_url))["key"]
-    except MissingObjectError:
-        key = uuid.uuid4().hex
-        write(key_url, json.dumps({"key": key}).encode())
-    source = split_url(config, manifest.split)
-    return RunIdentity(
-        tracking_uri=default_tracking_uri(),
-        experiment=config.tracking.experiment,
-        key=key,
-        name=config.run.name,
-        run_url=run_url,
-        params={name: str(value)[:LONGEST_PARAM] for name, value in flatten(config).items()},
-        tags={
-            "preset": config.preset,
-            "data_version": manifest.version,
-            "run_url": run_url,
-            "mlflow.source.name": "pixelcnn-ray",
-            "mlflow.source.git.commit": git_commit,
-            "git_commit": git_commit,
-        },
-        config_json=json.dumps(config.model_dump(), indent=1),
-        dataset={
-            "name": f"{manifest.version}/{manifest.split}",
-            "digest": manifest.digest[:36],
-            "source_type": "s3" if is_s3(source) else "local",
-            "source": json.dumps({"uri": source}),
-            "profile": json.dumps({"num_images": manifest.num_images, "sha256": manifest.digest}),
-        },
-        patience_seconds=config.tracking.patience_seconds,
-    )
 
 
 class Tracker:
@@ -116,6 +55,10 @@ class Tracker:
     def tags(self, values: dict[str, str]) -> None:
         """Set tags of the run."""
         self._add({"kind": "tags", "values": values})
+
+    def running(self) -> None:
+        """Say that the run goes on, after an earlier end."""
+        self._add({"kind": "status", "status": "RUNNING", "time": _now()})
 
     def undelivered(self) -> list[Entry]:
         """A copy of what the server has not taken yet, as JSON."""
@@ -227,7 +170,6 @@ class _Session:
             dataset = self._entities.Dataset(**identity.dataset)
             context = [self._entities.InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(self.run_id, [self._entities.DatasetInput(dataset, context)])
-        self._client.update_run(self.run_id, status="RUNNING")
 
     def deliver(self, entry: Entry) -> None:
         """Hand one entry to the server."""
@@ -238,6 +180,8 @@ class _Session:
         elif entry["kind"] == "tags":
             tags = [self._entities.RunTag(name, value[:5000]) for name, value in entry["values"].items()]
             self._client.log_batch(self.run_id, tags=tags)
+        elif entry["status"] == "RUNNING":
+            self._client.update_run(self.run_id, status="RUNNING")
         else:
             self._client.set_terminated(self.run_id, status=entry["status"], end_time=entry["time"])
 

@@ -13,9 +13,10 @@ from mlflow.entities import Run
 from PIL import Image
 
 from pipeline.config import Config
+from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
-from pipeline.tracking import RunIdentity, SystemMetrics, Tracker, identify
-from pipeline.train import run_url_of
+from pipeline.run_identity import RunIdentity, identify
+from pipeline.tracking import SystemMetrics, Tracker
 from tests.conftest import free_port, listening, wait_until
 
 
@@ -165,3 +166,18 @@ def test_what_a_server_never_took_is_kept_for_the_next_start(
     Tracker(replace(identity, patience_seconds=60.0)).close("FINISHED")
     assert history(identity, "train/bits_per_dim") == [(1, 3.0)]
     assert not kept.exists()
+
+
+def test_only_training_says_that_a_run_goes_on(identity: RunIdentity) -> None:
+    def status() -> str:
+        return str(runs_of(identity)[0].info.status)
+
+    Tracker(identity).close("FINISHED")
+    measuring = Tracker(identity)
+    measuring.metrics(5, {"evaluate_val/bits_per_dim": 1.0})
+    measuring.close(None)
+    assert status() == "FINISHED"
+    training = Tracker(identity)
+    training.running()
+    training.close(None)
+    assert status() == "RUNNING"

@@ -7,15 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from models.likelihood import nats_of_images
-from pipeline import train as train_module
+from pipeline import learner as learner_module
 from pipeline.checkpoint import newest_sound, steps_below
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
+from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest, split_url
+from pipeline.run_identity import RunIdentity, identify
 from pipeline.shards import decode_png, fetch
-from pipeline.tracking import RunIdentity, identify
-from pipeline.train import Learner, run_url_of, train
+from pipeline.train import train
 from tests.conftest import LocalWorker
 
 
@@ -135,7 +136,7 @@ def test_non_finite_loss_names_its_step_and_is_never_kept(digits: Config, monkey
         return nats * math.nan if poisoned.calls == 7 else nats
 
     poisoned.calls = 0
-    monkeypatch.setattr(train_module, "nats_of_images", poisoned)
+    monkeypatch.setattr(learner_module, "nats_of_images", poisoned)
     with pytest.raises(UserError, match=r"step 7: the loss or its gradient is not finite; lower train\.learning_rate"):
         fit(config)
     assert steps_below(run_url_of(config)) == ["step-000000004"]

@@ -1,0 +1,148 @@
+"""Model, optimiser, averaged weights and where a run stands: one step, one checkpoint, one return to it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.gated_pixelcnn import GatedPixelCNN
+from models.likelihood import nats_of_images
+from pipeline.checkpoint import State, folder_name, newest_sound, require_same_result, write_folder
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.evaluate import Likelihood
+from pipeline.manifest import Manifest
+from pipeline.optim import build_averaged, build_optimizer, learning_rate
+from pipeline.precision import autocast, compiled, on_device
+from pipeline.storage import join
+from pipeline.stream import Batch, TrainingStream
+from pipeline.tracking import Entry, Tracker
+from pipeline.worker import Worker
+
+
+def run_url_of(config: Config) -> str:
+    """Folder of the run's checkpoints."""
+    return join(config.run.url, config.run.name)
+
+
+class Learner:
+    """Model, optimiser, averaged weights and where the run stands."""
+
+    def __init__(self, config: Config, worker: Worker, manifest: Manifest) -> None:
+        self.config, self.worker, self.manifest = config, worker, manifest
+        self.model: GatedPixelCNN = on_device(config.build_model(), worker.device)
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.averaged = build_averaged(self.model, config.train)
+        self.step = self.images_seen = self.saved_step = 0
+        self.gradient_norm = torch.zeros((), device=worker.device)
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
+        self._forward: nn.Module = self.model
+
+    @property
+    def averaged_model(self) -> GatedPixelCNN:
+        """The model with the averaged weights."""
+        return cast(GatedPixelCNN, self.averaged.module)
+
+    def restore(self) -> list[Entry]:
+        """Go to the newest sound checkpoint, if any, and give the tracking entries that it holds."""
+        entries: list[Entry] = []
+        with newest_sound(run_url_of(self.config)) as checkpoint:
+            if checkpoint:
+                require_same_result(checkpoint, self.config, self.manifest.digest)
+                self.model.load_state_dict(checkpoint.weights(averaged=False))
+                self.averaged.module.load_state_dict(checkpoint.weights(averaged=True))
+                self.averaged.n_averaged.fill_(checkpoint.state.averaged_updates)
+                self.optimizer.load_state_dict(checkpoint.optimizer())
+                self.step, self.images_seen = checkpoint.state.step, checkpoint.state.images_seen
+                self.saved_step, entries = self.step, checkpoint.state.undelivered
+                if self.worker.rank == 0:
+                    print(f"going on from {checkpoint.url}", flush=True)
+        self._forward = compiled(self.config, self.model, self.worker.device)
+        if self.worker.world_size > 1:
+            self._forward = DistributedDataParallel(self._forward)
+        return entries
+
+    def stream(self) -> TrainingStream:
+        """The images from where the run stands."""
+        return TrainingStream(
+            self.config,
+            self.manifest,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
+            images_seen=self.images_seen,
+        )
+
+    def at(self, interval: int) -> bool:
+        """Whether something that is done every `interval` steps, and at the end, is due."""
+        return self.step == self.config.train.steps or (self.step > 0 and self.step % interval == 0)
+
+    def advance(self, batch: Batch) -> tuple[Tensor, int]:
+        """One optimiser step; gives the sum of nats over this worker's images, and how many they are."""
+        self.step += 1
+        self.images_seen += self.config.train.batch_size
+        torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
+        images = batch.images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = batch.labels.to(self.worker.device, non_blocking=True) if self.config.model.conditional else None
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.train, self.step)
+        with autocast(self.config, self.worker.device):
+            logits = self._forward(images, labels)
+        nats = nats_of_images(logits, images).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        (nats / (len(images) * self.config.dims)).backward()
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        bad = ~(nats.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
+        self._bad_step = torch.where(bad, self.step, self._bad_step)
+        return nats.detach(), len(images)
+
+    def require_finite(self) -> None:
+        """Raise UserError on every worker if any step since the start had a loss or gradient that is not finite."""
+        first = self._bad_step.clone()
+        if self.worker.world_size > 1:
+            none = torch.iinfo(torch.int64).max
+            first = torch.where(first == 0, none, first)
+            torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+            first = torch.where(first == none, 0, first)
+        if first.item():
+            raise UserError(
+                f"step {int(first.item())}: the loss or its gradient is not finite; lower train.learning_rate "
+                f"({self.config.train.learning_rate}) or train.gradient_clip ({self.config.train.gradient_clip})"
+            )
+
+    def save(self, likelihood: Likelihood | None, tracker: Tracker | None) -> None:
+        """Keep a checkpoint of finite weights; every rank takes part, rank 0 writes."""
+        self.require_finite()
+        metrics = likelihood.metrics("val") if likelihood else {}
+        metrics |= {"step": float(self.step), "images_seen": float(self.images_seen)}
+        name = folder_name(self.step)
+        with tempfile.TemporaryDirectory(prefix="pixelcnn-checkpoint-") as temporary:
+            folder = Path(temporary)
+            if self.worker.rank == 0:
+                write_folder(folder, self._state(tracker), self.model, self.averaged.module, self.optimizer)
+            self.worker.report(metrics, folder if self.worker.rank == 0 else None, name)
+        self.saved_step = self.step
+        if tracker:
+            tracker.tags({"checkpoint": join(run_url_of(self.config), name)})
+
+    def _state(self, tracker: Tracker | None) -> State:
+        return State(
+            step=self.step,
+            images_seen=self.images_seen,
+            random_seed=self.config.train.seed,
+            averaged_updates=int(self.averaged.n_averaged),
+            config=json.loads(self.config.model_dump_json()),
+            manifest_digest=self.manifest.digest,
+            undelivered=tracker.undelivered() if tracker else [],
+        )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for dropout that is a pure function of the run's seed, the step and the rank."""
+    return (seed * 1_000_003 + step) * 4096 + rank
