@@ -4,15 +4,26 @@ import contextlib
 import io
 import logging
 import os
+import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+AUTH_VARIABLES = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+
+if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
+    # A cluster of this process's own is protected by a token of its own. Ray reads these when it is imported, and would
+    # else write ~/.ray/auth_token, whereupon a later `ray start --head` on this machine asks for it and
+    # `ray job submit` doesn't send it.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
 import ray
 import ray.train
-import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
@@ -189,16 +200,16 @@ def _start(config: Config) -> None:
     if config.cluster.num_workers == 0 or ray.is_initialized():
         return
     wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=max(wanted, os.cpu_count() or 1),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    here = {} if "RAY_ADDRESS" in os.environ else {
+        "address": "local", "include_dashboard": False, "num_cpus": max(wanted, os.cpu_count() or 1),
+    }  # fmt: skip
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **here)
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(a cluster of this process)')}: Ray can't be reached or "
+            f"started ({_first_line(error)}); check the address, the token (RAY_AUTH_MODE) and memory and disk"
+        ) from error
     cpus = ray.cluster_resources().get("CPU", 0)
     if cpus < wanted:
         print(

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def start_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts `python -m jobs.NAME ...` in the repository, its output to a file that `process.log` names."""
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
+    environment = os.environ | {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
     count = iter(range(1000))
 
     def start(*words: str, **changes: str) -> subprocess.Popen[str]:

@@ -22,10 +22,10 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     home = tmp_path / "home"
     home.mkdir()
     environment = os.environ | {
-        "RAY_AUTH_MODE": "disabled", "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "PATH": f"{RAY.parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS"):
+    for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     command = [
         RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", str(gcs), "--dashboard-port", str(dashboard),
