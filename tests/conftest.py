@@ -1,6 +1,7 @@
 """What many tests stand on: a tiny configuration, a worker without Ray, a real S3 server, real images."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -137,3 +138,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images: {folder} is absent; set SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 700 kB of its own, which `mount -o remount,size=...` makes larger."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("a full disk needs root and mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a full disk needs the right to mount: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
