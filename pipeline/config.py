@@ -148,7 +148,7 @@ class Cluster(Section):
     """CPU cores reserved for each worker, and its threads where it has no GPU."""
     max_failures: int = Field(default=3, ge=-1)
     """Lost workers after which the run ends; -1: never. Errors that a retry can't mend end it at once."""
-    assumed_tflops: float = Field(default=0.02, gt=0.0)
+    assumed_tflops: float = Field(default=0.03, gt=0.0)
     """Sustained TFLOP/s a worker, for the estimate of --dry-run only."""
     dollars_per_worker_hour: float = Field(default=0.0, ge=0.0)
     """Price of a worker in dollars an hour, for the estimate of --dry-run only."""
