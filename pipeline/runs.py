@@ -34,9 +34,7 @@ def run_training(config: Config) -> dict[str, Any]:
     ):
         prepare(config)
     identity = _identity(config)
-    with newest_sound(run_url_of(config)) as checkpoint:
-        if checkpoint:
-            require_same_result(checkpoint, config, load_manifest(config, config.data.train_split).digest)
+    _newest_step(config)
     try:
         return run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config))
     except UserError as error:
@@ -77,17 +75,23 @@ def _identity(config: Config) -> RunIdentity:
     return identify(config, manifest, run_url_of(config), _git_commit())
 
 
-def _require_checkpoint(config: Config) -> int:
-    """The step of the run's newest sound checkpoint, which must fit the configuration."""
-    manifest = load_manifest(config, config.data.train_split)
+def _newest_step(config: Config) -> int | None:
+    """The step of the run's newest sound checkpoint, which must fit the configuration; None where there is none."""
     with newest_sound(run_url_of(config)) as checkpoint:
         if checkpoint is None:
-            raise UserError(
-                f"{run_url_of(config)}: no checkpoint; run `python -m jobs.train {config.preset}` first, or correct "
-                "run.url and run.name"
-            )
-        require_same_result(checkpoint, config, manifest.digest)
+            return None
+        require_same_result(checkpoint, config, load_manifest(config, config.data.train_split).digest)
         return checkpoint.state.step
+
+
+def _require_checkpoint(config: Config) -> int:
+    step = _newest_step(config)
+    if step is None:
+        raise UserError(
+            f"{run_url_of(config)}: no checkpoint; run `python -m jobs.train {config.preset}` first, or correct "
+            "run.url and run.name"
+        )
+    return step
 
 
 def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) -> dict[str, Any]:
