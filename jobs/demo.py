@@ -4,6 +4,7 @@ import sys
 
 from pipeline.command_line import run_job
 from pipeline.config import Config
+from pipeline.evaluate import in_words
 from pipeline.prepare import prepare
 from pipeline.runs import run_evaluation, run_sampling, run_training
 
@@ -15,7 +16,7 @@ def job(config: Config) -> None:
     measured = run_evaluation(config)
     drawn = run_sampling(config)
     print(
-        f"\n{config.evaluate.split}: {measured['bits_per_dim']:.4f} bits/dim over {measured['images']:,.0f} images\n"
+        f"\n{config.evaluate.split}: {in_words(measured)} over {measured['images']:,.0f} images\n"
         f"grid, a row a class: {drawn['grid_url']}\n"
         "MLflow: make ui"
     )

@@ -4,17 +4,17 @@ import sys
 
 from pipeline.command_line import run_job
 from pipeline.config import Config
+from pipeline.evaluate import in_words
 from pipeline.runs import run_evaluation
 
 
 def job(config: Config) -> None:
-    """Evaluate the run's newest checkpoint, and tell bits/dim, nats and the count of images."""
+    """Evaluate the run's newest checkpoint, and tell its measure, the count of images and the bare sum."""
     result = run_evaluation(config)
     print(
         f"{config.run.name} at step {result['step']:,} on {config.evaluate.split}: "
-        f"{result['bits_per_dim']:.6f} bits/dim, "
-        f"{result['nats']:.4f} nats an image, over {result['images']:,.0f} images of {result['data_version']} "
-        f"(sum of nats {result['sum_of_nats']!r})"
+        f"{in_words(result, 6)}, over {result['images']:,.0f} images of {result['data_version']} "
+        f"({', '.join(f'{name} {value!r}' for name, value in result.items() if name.startswith('sum_of_'))})"
     )
 
 

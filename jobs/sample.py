@@ -10,10 +10,8 @@ from pipeline.runs import run_sampling
 def job(config: Config) -> None:
     """Draw from the run's newest checkpoint, and tell where the grid and the arrays lie."""
     drawn = run_sampling(config)
-    print(
-        f"drew {config.sample.count:,} images at {drawn['bits_per_dim']:.4f} bits/dim: "
-        f"{drawn['grid_url']} and {drawn['arrays_url']}"
-    )
+    likelihood = f" at {drawn['likelihood']}" if drawn["likelihood"] else ""
+    print(f"drew {drawn['count']:,} images{likelihood}: {drawn['grid_url']} and {drawn['arrays_url']}")
 
 
 if __name__ == "__main__":

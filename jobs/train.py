@@ -4,16 +4,18 @@ import sys
 
 from pipeline.command_line import run_job
 from pipeline.config import Config
+from pipeline.evaluate import in_words
 from pipeline.learner import run_url_of
 from pipeline.runs import run_training
 
 
 def job(config: Config) -> None:
-    """Train, and tell the last validation likelihood and where the checkpoints lie."""
+    """Train, and tell the last validation measure and where the checkpoints lie."""
     metrics = run_training(config)
+    measured = in_words({name: value for name, value in metrics.items() if name.startswith("val/")})
     print(
         f"trained {config.run.name}: {metrics['step']:,.0f} steps, {metrics['images_seen']:,.0f} images, "
-        f"{config.data.val_split} {metrics['val/bits_per_dim']:.4f} bits/dim; checkpoints in {run_url_of(config)}"
+        f"{config.data.val_split} {measured}; checkpoints in {run_url_of(config)}"
     )
 
 

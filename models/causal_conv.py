@@ -111,3 +111,35 @@ class HorizontalConv(nn.Module):
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image: the dense left part and the blocks of the position itself."""
         return 2 * self.left.numel() * height * width + self.current.flops(height, width)
+
+
+class CausalConv(nn.Module):
+    """The n x n masked convolution of PixelCNN in one piece, cropped to its upper (n+1)/2 rows.
+
+    Dense over the colours in the rows above and on the left; the position itself goes through `GroupedPointwise`
+    blocks. Only (n-1)/2 zeros, right of the position itself, remain in the kernel that is run.
+    """
+
+    def __init__(self, in_filters: int, out_filters: int, kernel_size: int, groups: int, mask_type: MaskType) -> None:
+        super().__init__()
+        require_kernel_and_groups(kernel_size, groups, in_filters=in_filters, out_filters=out_filters)
+        self.reach = kernel_size // 2
+        self.above = nn.Parameter(torch.empty(out_filters, in_filters, self.reach, kernel_size))
+        self.left = nn.Parameter(torch.empty(out_filters, in_filters, 1, self.reach))
+        for part in (self.above, self.left):
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+        self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type)
+
+    def kernel(self) -> Float[Tensor, "o i rows n"]:
+        """The cropped kernel: the rows above, then the left, the position itself and the zeros right of it."""
+        row = torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
+        return torch.cat([self.above, functional.pad(row, (0, self.reach))], dim=2)
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        padded = functional.pad(features, (self.reach, self.reach, self.reach, 0))
+        return functional.conv2d(padded, self.kernel(), self.current.bias)
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations an image that the mask leaves: above, left, and the blocks of the position."""
+        dense = 2 * (self.above.numel() + self.left.numel()) * height * width
+        return dense + self.current.flops(height, width)

@@ -1,13 +1,13 @@
-"""The class-conditional Gated PixelCNN of van den Oord et al., arXiv 1606.05328, section 2 and Fig. 2."""
+"""The Gated PixelCNN of van den Oord et al., arXiv 1606.05328, section 2 and Fig. 2, and its conditional form."""
 
 from typing import cast
 
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.causal_conv import GroupedPointwise, HorizontalConv, VerticalConv, require_kernel_and_groups, shift_down
+from models.conditioning import Conditioning, ConditionTerm, add_condition
 
 
 def gate(features: Float[Tensor, "b f2 h w"], groups: int, dropout: float = 0.0) -> Float[Tensor, "b f h w"]:
@@ -21,12 +21,12 @@ def gate(features: Float[Tensor, "b f2 h w"], groups: int, dropout: float = 0.0)
 
 
 class GatedLayer(nn.Module):
-    """One layer of Fig. 2: vertical stack, link, horizontal stack with residual, and the label's biases (Eq. 4).
+    """One layer of Fig. 2: vertical stack, link, horizontal stack with residual, and the condition's terms (Eq. 4, 5).
 
     The last layer's vertical stack ends in the link: nothing would read its gated output.
-    Parameters with p filters, kernel n, C colours, K classes, m = (n+1)/2 and i input filters: vertical 2p (m n i + 1),
-    link 2p (2p + 1), horizontal 2p i (n-1)/2 + 2p i t + 2p, output p^2 (C+1)/(2C) + p, labels 4pK (2pK in the last
-    layer); t is (C-1)/(2C) in the first layer (mask A) and (C+1)/(2C) in the others (mask B).
+    Parameters with p filters, kernel n, C colours, S filters of the condition, m = (n+1)/2 and i input filters:
+    vertical 2p (m n i + 1), link 2p (2p + 1), horizontal 2p i (n-1)/2 + 2p i t + 2p, output p^2 (C+1)/(2C) + p,
+    condition 4pS (2pS in the last layer); t is (C-1)/(2C) in the first layer (mask A) and (C+1)/(2C) in the others.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class GatedLayer(nn.Module):
         num_filters: int,
         kernel_size: int,
         channels: int,
-        num_classes: int,
+        condition_filters: int,
         dropout: float,
         first: bool,
         last: bool,
@@ -47,78 +47,63 @@ class GatedLayer(nn.Module):
         self.link = nn.Conv2d(width, width, 1)
         self.horizontal = HorizontalConv(in_filters, width, kernel_size, channels, "A" if first else "B")
         self.output = GroupedPointwise(num_filters, num_filters, channels, "B")
-        self.vertical_label = nn.Embedding(num_classes, width) if num_classes and not last else None
-        self.horizontal_label = nn.Embedding(num_classes, width) if num_classes else None
-        for embedding in (self.vertical_label, self.horizontal_label):
-            if embedding is not None:
-                nn.init.zeros_(embedding.weight)
+        self.vertical_term = ConditionTerm(condition_filters, width) if condition_filters and not last else None
+        self.horizontal_term = ConditionTerm(condition_filters, width) if condition_filters else None
 
     def forward(
         self,
         vertical: Float[Tensor, "b i h w"],
         horizontal: Float[Tensor, "b i h w"],
-        labels: Int[Tensor, " b"] | None,
+        source: Float[Tensor, "b s #h #w"] | None,
     ) -> tuple[Float[Tensor, "b v h w"], Float[Tensor, "b f h w"]]:
         """Both stacks' outputs; the last layer's vertical one is its input, as it goes nowhere."""
         above = self.vertical(vertical)
         linked = self.link(shift_down(above))
-        outputs = vertical if self.last else self.gate_vertical(above, labels)
-        return outputs, self.advance_horizontal(horizontal, linked, labels)
+        outputs = vertical if self.last else self.gate_vertical(above, source)
+        return outputs, self.advance_horizontal(horizontal, linked, source)
 
     def gate_vertical(
-        self, above: Float[Tensor, "b f2 h w"], labels: Int[Tensor, " b"] | None
+        self, above: Float[Tensor, "b f2 h w"], source: Float[Tensor, "b s #h #w"] | None
     ) -> Float[Tensor, "b f h w"]:
         """The vertical stack's output from its pre-activation; it carries no residual."""
-        biased = _add_label(above, self.vertical_label, labels)
+        biased = add_condition(above, self.vertical_term, source)
         return gate(biased, self.channels, self.dropout if self.training else 0.0)
 
     def advance_horizontal(
         self,
         horizontal: Float[Tensor, "b i h w"],
         linked: Float[Tensor, "b f2 h w"],
-        labels: Int[Tensor, " b"] | None,
+        source: Float[Tensor, "b s #h #w"] | None,
     ) -> Float[Tensor, "b f h w"]:
         """The horizontal stack's output from its input and what the link brings from the rows above."""
-        biased = _add_label(self.horizontal(horizontal) + linked, self.horizontal_label, labels)
+        biased = add_condition(self.horizontal(horizontal) + linked, self.horizontal_term, source)
         outputs: Tensor = self.output(gate(biased, self.channels, self.dropout if self.training else 0.0))
         return outputs + horizontal if self.residual else outputs
 
     def flops(self, height: int, width: int) -> int:
-        """Floating-point operations of the convolutions, forward, an image."""
+        """Floating-point operations of the convolutions, forward, an image; the condition's terms stand apart."""
         convolutions = self.vertical.flops(height, width) + self.horizontal.flops(height, width)
         return convolutions + 2 * self.link.weight.numel() * height * width + self.output.flops(height, width)
 
-
-class SoftmaxHead(nn.Module):
-    """Logits of every sub-pixel's levels: ReLU, 1x1, ReLU, 1x1, each 1x1 block-triangular over the colours."""
-
-    def __init__(self, num_filters: int, head_filters: int, channels: int, levels: int) -> None:
-        super().__init__()
-        self.channels, self.levels = channels, levels
-        self.hidden = GroupedPointwise(num_filters, head_filters, channels, "B")
-        self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B")
-
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b c h w levels"]:
-        logits: Tensor = self.logits(self.hidden(features.relu()).relu())
-        return logits.unflatten(1, (self.channels, self.levels)).permute(0, 1, 3, 4, 2)
-
-    def flops(self, height: int, width: int) -> int:
-        """Floating-point operations of both 1x1 convolutions, forward, an image."""
-        return self.hidden.flops(height, width) + self.logits.flops(height, width)
+    def condition_flops(self, positions: int) -> int:
+        """Floating-point operations of the condition's terms at that many positions of s, forward, an image."""
+        terms = [term for term in (self.vertical_term, self.horizontal_term) if term is not None]
+        return sum(2 * term.weight.numel() * positions for term in terms)
 
 
 class GatedPixelCNN(nn.Module):
-    """p(image | label) as a product over sub-pixels in raster order, R before G before B.
+    """The body of the Gated PixelCNN: two stacks of gated convolutions that together see everything before.
+
+    The receptive field of L layers of kernel n, r = (n-1)/2: on the row itself L r pixels to the left; in each of the
+    L r + 1 rows above, L r pixels on both sides. It is a whole box: there is no blind spot.
 
     Args:
         channels: colours of a pixel, 1 or 3.
-        levels: values that a sub-pixel takes, 2 to 256.
         num_layers: gated layers, the first one of mask type A.
         num_filters: filters p of each stack, a multiple of `channels`.
         kernel_size: n of the n x n and 1 x n convolutions, odd.
-        head_filters: filters between the two 1x1 convolutions of the head, a multiple of `channels`.
-        num_classes: labels to condition on, 0 for an unconditional model.
         dropout: share of gated activations set to zero in training.
+        conditioning: what makes s of h for every layer; None for an unconditional model.
 
     Raises:
         ValueError: an argument is outside what is said above.
@@ -128,36 +113,35 @@ class GatedPixelCNN(nn.Module):
         self,
         *,
         channels: int,
-        levels: int,
         num_layers: int,
         num_filters: int,
         kernel_size: int,
-        head_filters: int,
-        num_classes: int = 0,
         dropout: float = 0.0,
+        conditioning: Conditioning | None = None,
     ) -> None:
         super().__init__()
-        if channels not in (1, 3) or not 2 <= levels <= 256 or num_layers < 1 or not 0.0 <= dropout < 1.0:
+        if channels not in (1, 3) or num_layers < 1 or not 0.0 <= dropout < 1.0:
             raise ValueError(
-                "channels must be 1 or 3, levels 2 to 256, num_layers at least 1 and dropout in [0, 1), got "
-                f"{channels}, {levels}, {num_layers} and {dropout}"
+                "channels must be 1 or 3, num_layers at least 1 and dropout in [0, 1), got "
+                f"{channels}, {num_layers} and {dropout}"
             )
-        require_kernel_and_groups(kernel_size, channels, num_filters=num_filters, head_filters=head_filters)
-        self.channels, self.levels, self.num_classes = channels, levels, num_classes
+        require_kernel_and_groups(kernel_size, channels, num_filters=num_filters)
+        self.channels, self.num_features, self.conditioning = channels, num_filters, conditioning
+        self.condition_size = conditioning.size if conditioning else 0
+        self.condition_dropout = conditioning.dropout if conditioning else 0.0
         self.layers = nn.ModuleList(
             GatedLayer(
                 num_filters if index else channels,
                 num_filters,
                 kernel_size,
                 channels,
-                num_classes,
+                conditioning.filters if conditioning else 0,
                 dropout,
                 first=index == 0,
                 last=index == num_layers - 1,
             )
             for index in range(num_layers)
         )
-        self.head = SoftmaxHead(num_filters, head_filters, channels, levels)
 
     @property
     def gated_layers(self) -> list[GatedLayer]:
@@ -165,55 +149,33 @@ class GatedPixelCNN(nn.Module):
         return cast(list[GatedLayer], list(self.layers))
 
     def forward(
-        self, images: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b c h w levels"]:
-        """Logits of each sub-pixel given all before it; those of a position never depend on it or on later ones."""
-        return self.logits_of_scaled(self.scale(images), labels)
-
-    def scale(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Levels 0 .. levels-1 as numbers from -1 to 1 in the parameters' dtype."""
-        return images.to(self.head.logits.bias.dtype) * (2.0 / (self.levels - 1)) - 1.0
-
-    def logits_of_scaled(
-        self, scaled: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, "b c h w levels"]:
-        """`forward` from scaled images, so that a gradient by them can be taken."""
-        self.require_labels(labels)
+        self, scaled: Float[Tensor, "b c h w"], condition: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b f h w"]:
+        """Features of each position from scaled images and vectors h."""
+        source = self.condition_source(condition, *scaled.shape[2:])
         vertical = horizontal = scaled
         for layer in self.gated_layers:
-            vertical, horizontal = layer(vertical, horizontal, labels)
-        logits: Tensor = self.head(horizontal)
-        return logits
+            vertical, horizontal = layer(vertical, horizontal, source)
+        return horizontal
 
-    def require_labels(self, labels: Int[Tensor, " b"] | None) -> None:
-        """Raise ValueError unless labels are given exactly when the model is conditional."""
-        if (labels is None) == bool(self.num_classes):
-            raise ValueError(f"a model of {self.num_classes} classes got {'no ' if labels is None else ''}labels")
+    def condition_source(
+        self, condition: Float[Tensor, "b d"] | None, height: int, width: int
+    ) -> Float[Tensor, "b s #h #w"] | None:
+        """s of Eq. 5 for images of that size; None without a condition."""
+        if self.conditioning is None or condition is None:
+            return None
+        source: Tensor = self.conditioning(condition, height, width)
+        return source
 
     def flops(self, height: int, width: int) -> int:
-        """Floating-point operations of one image forward, convolutions alone; training takes three times as many.
+        """Floating-point operations of one image forward, convolutions alone.
 
-        At each position, with p filters, kernel n, m = (n+1)/2, C colours, q head filters and L levels, a layer after
-        the first takes 2 (2 m n p^2 + 4 p^2 + (n-1) p^2 + 2 p^2 (C+1)/(2C) + p^2 (C+1)/(2C)) and the head
-        2 (p q + q C L) (C+1)/(2C).
+        At each position, with p filters, kernel n, m = (n+1)/2 and C colours, a layer after the first takes
+        2 (2 m n p^2 + 4 p^2 + (n-1) p^2 + 2 p^2 (C+1)/(2C) + p^2 (C+1)/(2C)). A condition of S filters adds 8pS a layer
+        (4pS in the last), once an image for Eq. 4 and at each position for Eq. 5, and m of Eq. 5 itself.
         """
-        return sum(layer.flops(height, width) for layer in self.gated_layers) + self.head.flops(height, width)
-
-
-def _add_label(
-    features: Float[Tensor, "b f h w"], embedding: nn.Embedding | None, labels: Int[Tensor, " b"] | None
-) -> Float[Tensor, "b f h w"]:
-    if embedding is None or labels is None:
-        return features
-    return features + embedding(labels)[:, :, None, None]
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers of the model; every one of them counts, as nothing is masked."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def empty_model(**arguments: int | float) -> GatedPixelCNN:
-    """The model on torch's meta device: its shapes, parameters and FLOPs without memory or time."""
-    with torch.device("meta"):
-        return GatedPixelCNN(**arguments)  # type: ignore[arg-type]
+        total = sum(layer.flops(height, width) for layer in self.gated_layers)
+        if self.conditioning is None:
+            return total
+        positions = self.conditioning.positions(height, width)
+        return total + self.conditioning.flops() + sum(one.condition_flops(positions) for one in self.gated_layers)

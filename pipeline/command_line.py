@@ -13,6 +13,7 @@ import tyro
 from pipeline.config import Config, flatten
 from pipeline.cost import describe
 from pipeline.errors import UserError
+from pipeline.model_config import PortraitModel
 from pipeline.presets import PRESETS
 from pipeline.storage import absolute_url
 
@@ -88,7 +89,7 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
             raise
         raise UserError(_one_line(told.getvalue())) from exit_
     if unknown:
-        raise UserError(_unknown_key(unknown[0]))
+        raise UserError(_unknown_key(unknown[0], preset.config))
     return command
 
 
@@ -96,10 +97,12 @@ def with_absolute_urls(config: Config) -> Config:
     """The configuration with every folder absolute, as Ray's workers stand in folders of their own."""
     data = config.data.model_copy(update={"url": absolute_url(config.data.url)})
     run = config.run.model_copy(update={"url": absolute_url(config.run.url)})
-    sample = config.sample.model_copy(
-        update={"url": absolute_url(config.sample.url) if config.sample.url else config.sample.url}
-    )
-    return config.model_copy(update={"data": data, "run": run, "sample": sample})
+    named = {name: getattr(config.sample, name) for name in ("url", "mse_run")}
+    sample = config.sample.model_copy(update={name: absolute_url(url) for name, url in named.items() if url})
+    model = config.model
+    if isinstance(model, PortraitModel) and model.embedding_run:
+        model = model.model_copy(update={"embedding_run": absolute_url(model.embedding_run)})
+    return config.model_copy(update={"model": model, "data": data, "run": run, "sample": sample})
 
 
 def _overview(name: str, purpose: str) -> str:
@@ -113,9 +116,9 @@ def _overview(name: str, purpose: str) -> str:
     return "\n".join(lines)
 
 
-def _unknown_key(word: str) -> str:
+def _unknown_key(word: str, config: Config) -> str:
     key = word.removeprefix("--").split("=")[0].replace("-", "_")
-    known = [*flatten(PRESETS["digits"].config), "dry_run"]
+    known = [*flatten(config), "dry_run"]
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean --{near[0]}? " if near else ""
     return f"unknown key {word!r}: {hint}--help lists the keys"

@@ -1,49 +1,15 @@
 """The one configuration tree: read from the command line, sent to workers as JSON, kept in checkpoints and MLflow."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tyro.conf import Suppress
+import torch
+from pydantic import Field, model_validator
+from tyro.conf import AvoidSubcommands, Suppress
 
-from models.gated_pixelcnn import GatedPixelCNN, empty_model
+from models.trainable import TrainableModel
 from pipeline.errors import UserError
-
-
-class Section(BaseModel):
-    """A frozen part of the tree that knows its keys and refuses all others, naming the dotted key and the value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-    prefix: ClassVar[str] = ""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _errors_name_the_dotted_key(cls, values: Any, handler: Callable[[Any], Any]) -> Self:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            told = [
-                f"{cls.prefix}{'.'.join(map(str, one['loc']))} {one['input']!r}: {one['msg']}" for one in error.errors()
-            ]
-            raise UserError("; ".join(told) + " (--help explains each field)") from error
-
-
-class Model(Section):
-    """The Gated PixelCNN; image shape and levels stand in `data`."""
-
-    prefix: ClassVar[str] = "model."
-    num_layers: int = Field(default=8, ge=1)
-    """Gated layers (Fig. 2 of arXiv 1606.05328)."""
-    num_filters: int = Field(default=32, ge=1)
-    """Filters of each stack; a multiple of data.channels."""
-    kernel_size: int = Field(default=5, ge=3)
-    """n of the n x n vertical and 1 x n horizontal convolution in pixels; odd."""
-    head_filters: int = Field(default=64, ge=1)
-    """Filters between the head's two 1x1 convolutions; a multiple of data.channels."""
-    conditional: bool = True
-    """Condition every layer on the class label (Eq. 4)."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of gated activations set to zero in training."""
+from pipeline.model_config import GatedPixelCNNModel, ImageShape, Model
+from pipeline.section import Section
 
 
 class Data(Section):
@@ -51,33 +17,35 @@ class Data(Section):
 
     prefix: ClassVar[str] = "data."
     name: str = "digits"
-    """Name of the data set; with the size and resize filter it makes the version string."""
+    """Name of the data set; with the size, resize filter and fewer levels it makes the version string."""
     url: str = "data/digits"
     """Folder or s3://bucket/prefix of the prepared shards, a subfolder a split."""
     source: str = ""
-    """What `prepare` reads: a folder or tar.gz on this machine; nothing for the embedded digits."""
-    source_format: Literal["digits", "cifar10-binary", "class-folders"] = "digits"
-    """Layout of the source: scikit-learn's digits, CIFAR-10's binary files, a folder of class folders."""
+    """What `prepare` reads: a folder, tar.gz or npz on this machine; nothing for the embedded digits."""
+    source_format: Literal["digits", "cifar10-binary", "class-folders", "npz"] = "digits"
+    """Layout of the source: scikit-learn's digits, CIFAR-10's binary files, class folders, npz of images and labels."""
     image_size: int = Field(default=8, ge=1)
     """Height and width of an image in pixels."""
     channels: Literal[1, 3] = 1
     """Colours of a pixel: 1 (grey) or 3 (R, G, B)."""
     levels: int = Field(default=17, ge=2, le=256)
-    """Values that a sub-pixel takes, 0 to levels-1."""
+    """Values that a sub-pixel takes, 0 to levels-1; where they are fewer than the source's, `prepare` quantises."""
     num_classes: int = Field(default=10, ge=1)
     """Labels of the data set."""
-    resize: Literal["none", "box"] = "none"
-    """Filter that brings images to image_size: none (they must have it), box (Pillow's BOX on the whole image)."""
+    resize: Literal["none", "box", "center-crop-box"] = "none"
+    """How images reach image_size: none (they have it), box (Pillow's BOX), center-crop-box (central square, BOX)."""
     train_split: str = "train"
     """Split that is trained on."""
     val_split: str = "val"
     """Split that is evaluated during training."""
+    holdout: Literal["images", "classes"] = "images"
+    """What becomes val_split where the source has no splits of its own: images of every class, or whole classes."""
     holdout_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """Share of images that becomes val_split where the source has no splits of its own."""
+    """Share of each class's images, or of the classes, that becomes val_split; see holdout."""
     records_per_shard: int = Field(default=1000, ge=1)
     """Images in a shard; the last one of a split holds the rest."""
     prepare_seed: int = 0
-    """Seed of the order in which records are laid into shards."""
+    """Seed of what is held out and of the order in which records are laid into shards."""
     shuffle_shards: int = Field(default=8, ge=1)
     """Shards whose records are mixed at a time in training; two such groups are held in memory."""
     prefetch_batches: int = Field(default=8, ge=1)
@@ -162,6 +130,8 @@ class Evaluation(Section):
     """Split whose every image is evaluated once."""
     batch_size: int = Field(default=100, ge=1)
     """Images a forward pass of one worker; the sum doesn't depend on the number of workers."""
+    conditional: bool = True
+    """Give the model its labels; without, one trained with model.condition_dropout is evaluated unconditionally."""
 
 
 class Sampling(Section):
@@ -171,7 +141,15 @@ class Sampling(Section):
     count: int = Field(default=100, ge=1)
     """Images that `sample` draws, classes in turn."""
     grid_columns: int = Field(default=10, ge=1)
-    """Images in a row of the grid; with labels a row is a class."""
+    """Drawn images in a row of the grid; with labels a row is a class, with an encoder one image of the split."""
+    conditional: bool = True
+    """Draw with labels; without, a model trained with model.condition_dropout draws unconditionally."""
+    split: str = ""
+    """Split whose images an encoder's model reconstructs or interpolates; nothing: data.val_split."""
+    interpolate: bool = False
+    """Rows go from one image's embedding to another's with the same random numbers, instead of redrawing one image."""
+    mse_run: str = ""
+    """Folder or s3://bucket/prefix of an MSE auto-encoder's run, whose reconstructions stand beside the originals."""
     batch_size: int = Field(default=100, ge=1)
     """Images drawn together on a worker."""
     temperature: float = Field(default=1.0, gt=0.0)
@@ -197,7 +175,7 @@ class Config(Section):
 
     preset: Suppress[str] = "digits"
     """Preset that this configuration started from."""
-    model: Model = Model()
+    model: AvoidSubcommands[Model] = GatedPixelCNNModel()
     data: Data = Data()
     train: Training = Training()
     run: Run = Run()
@@ -213,14 +191,13 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is not a multiple of cluster.num_workers "
                 f"{self.cluster.num_workers}: change one of them"
             )
-        for name in ("num_filters", "head_filters"):
-            if getattr(self.model, name) % self.data.channels:
+        self.model.require_fit(self.image_shape)
+        for section, wanted in (("sample", self.sample.conditional), ("evaluate", self.evaluate.conditional)):
+            if not wanted and not (isinstance(self.model, GatedPixelCNNModel) and self.model.condition_dropout):
                 raise UserError(
-                    f"model.{name} {getattr(self.model, name)} is not a multiple of data.channels "
-                    f"{self.data.channels}: choose a multiple"
+                    f"{section}.conditional is false, but the model was never trained without labels: train a "
+                    "gated-pixelcnn with model.condition_dropout above 0"
                 )
-        if self.model.kernel_size % 2 == 0:
-            raise UserError(f"model.kernel_size {self.model.kernel_size} is even: choose an odd size")
         return self
 
     @property
@@ -228,19 +205,22 @@ class Config(Section):
         """Sub-pixels of an image."""
         return self.data.channels * self.data.image_size**2
 
-    def model_arguments(self) -> dict[str, int | float]:
-        """Keyword arguments of the model that this configuration describes."""
-        arguments: dict[str, int | float] = self.model.model_dump(exclude={"conditional"})
-        arguments |= {"channels": self.data.channels, "levels": self.data.levels}
-        return arguments | {"num_classes": self.data.num_classes if self.model.conditional else 0}
+    @property
+    def image_shape(self) -> ImageShape:
+        """What a model must know of the images."""
+        data = self.data
+        return ImageShape(
+            image_size=data.image_size, channels=data.channels, levels=data.levels, num_classes=data.num_classes
+        )
 
-    def build_model(self) -> GatedPixelCNN:
+    def build_model(self) -> TrainableModel:
         """The model with random weights from torch's global generator."""
-        return GatedPixelCNN(**self.model_arguments())  # type: ignore[arg-type]
+        return self.model.build(self.image_shape)
 
-    def empty_model(self) -> GatedPixelCNN:
+    def empty_model(self) -> TrainableModel:
         """The model without memory, for its shapes, parameters and FLOPs."""
-        return empty_model(**self.model_arguments())
+        with torch.device("meta"):
+            return self.build_model()
 
 
 def flatten(section: Section) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 
-from models.gated_pixelcnn import count_parameters
+from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.presets import PRESETS
 

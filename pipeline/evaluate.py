@@ -1,12 +1,14 @@
-"""The measure: the sum of nats over every image of a split, exactly once, over all workers."""
+"""The measure: the sum of the losses over every image of a split, exactly once, over all workers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed
-from torch import nn
 
-from models.likelihood import bits_per_dim, nats_of_images
+from models.likelihood import bits_per_dim
+from models.trainable import Measure, TrainableModel
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
@@ -15,31 +17,50 @@ from pipeline.stream import evaluation_batches
 from pipeline.worker import Worker
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """The sum of nats over `images` images of `dims` sub-pixels."""
+def units(measure: Measure, dims: int) -> int:
+    """By how many the loss of an image is divided: sub-pixels, or 1 for what is counted by image."""
+    return 1 if measure == "triplet_loss" else dims
 
-    nats: float
+
+@dataclass(frozen=True)
+class Measured:
+    """The sum of a model's losses over `images` images of `dims` sub-pixels."""
+
+    measure: Measure
+    total: float
     images: int
     dims: int
 
-    @property
-    def bits_per_dim(self) -> float:
-        """Bits a sub-pixel, as papers quote it for colour images."""
-        return bits_per_dim(self.nats, self.images, self.dims)
-
-    @property
-    def nats_per_image(self) -> float:
-        """Nats an image, as papers quote it for MNIST."""
-        return self.nats / self.images
-
     def metrics(self, prefix: str) -> dict[str, float]:
-        """The metrics' names and values, e.g. {"val/bits_per_dim": 2.1}."""
-        return {
-            f"{prefix}/bits_per_dim": self.bits_per_dim,
-            f"{prefix}/nats": self.nats_per_image,
-            f"{prefix}/images": float(self.images),
-        }
+        """The metrics' names and values, e.g. {"val/bits_per_dim": 2.1}; the first is the one to compare by."""
+        mean = self.total / (self.images * units(self.measure, self.dims))
+        if self.measure == "nats":  # bits a sub-pixel for colour images, nats an image for binarised MNIST
+            values = {
+                "bits_per_dim": bits_per_dim(self.total, self.images, self.dims),
+                "nats": self.total / self.images,
+            }
+        else:
+            values = {"mean_squared_error" if self.measure == "squared_error" else "triplet_loss": mean}
+        return {f"{prefix}/{name}": value for name, value in (values | {"images": float(self.images)}).items()}
+
+    @property
+    def text(self) -> str:
+        """What a person reads, e.g. "2.1000 bits/dim, 93.1600 nats an image"."""
+        return in_words(self.metrics("measured"))
+
+
+WORDS = {
+    "bits_per_dim": "bits/dim",
+    "nats": "nats an image",
+    "mean_squared_error": "mean squared error",
+    "triplet_loss": "triplet loss",
+}
+
+
+def in_words(metrics: Mapping[str, Any], decimals: int = 4) -> str:
+    """The measures among the metrics as a person reads them."""
+    told = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
+    return ", ".join(f"{told[name]:.{decimals}f} {words}" for name, words in WORDS.items() if name in told)
 
 
 def sum_over_workers(worker: Worker, *values: float) -> list[float]:
@@ -51,31 +72,31 @@ def sum_over_workers(worker: Worker, *values: float) -> list[float]:
 
 
 @torch.no_grad()
-def evaluate(config: Config, manifest: Manifest, model: nn.Module, worker: Worker, batch_size: int) -> Likelihood:
-    """The model's likelihood of a split, the same whatever the number of workers.
+def evaluate(config: Config, manifest: Manifest, model: TrainableModel, worker: Worker, batch_size: int) -> Measured:
+    """The model's losses over a split, the same whatever the number of workers.
 
     Raises:
-        UserError: an image's likelihood is not finite, or a shard is not what the manifest says.
+        UserError: the sum is not finite, or a shard is not what the manifest says.
     """
     was_training = model.training
     model.eval()
-    nats, images = torch.zeros((), dtype=torch.float64, device=worker.device), 0
+    losses, images = torch.zeros((), dtype=torch.float64, device=worker.device), 0
     for batch in evaluation_batches(config, manifest, batch_size, rank=worker.rank, world_size=worker.world_size):
         pixels = batch.images.to(worker.device, memory_format=torch.channels_last)
-        labels = batch.labels.to(worker.device) if config.model.conditional else None
+        labels = batch.labels.to(worker.device)
         with autocast(config, worker.device):
-            logits = model(pixels, labels)
-        nats += nats_of_images(logits, pixels).sum()
+            outputs = model(pixels, labels) if model.reads_labels and config.evaluate.conditional else model(pixels)
+        losses += model.losses(outputs, pixels, labels).sum()
         images += len(pixels)
     model.train(was_training)
-    total_nats, total_images = sum_over_workers(worker, nats.item(), float(images))
+    total, total_images = sum_over_workers(worker, losses.item(), float(images))
     if int(total_images) != manifest.num_images:
         raise UserError(
             f"{config.data.url}: {int(total_images)} images were evaluated, the manifest says {manifest.num_images}"
         )
-    likelihood = Likelihood(total_nats, manifest.num_images, config.dims)
-    if not torch.tensor(total_nats).isfinite():
+    if not torch.tensor(total).isfinite():
         raise UserError(
-            f"evaluation of {manifest.split}: the likelihood is not finite ({total_nats}); lower train.learning_rate"
+            f"evaluation of {manifest.split}: the sum of {model.measure} is not finite ({total}); "
+            "lower train.learning_rate"
         )
-    return likelihood
+    return Measured(model.measure, total, manifest.num_images, config.dims)

@@ -10,13 +10,14 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.gated_pixelcnn import GatedPixelCNN
-from models.likelihood import nats_of_images
+from models.trainable import TrainableModel
 from pipeline.checkpoint import State, folder_name, newest_sound, require_same_result, write_folder
 from pipeline.config import Config
+from pipeline.embedding import load_embedding
 from pipeline.errors import UserError
-from pipeline.evaluate import Likelihood
+from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
+from pipeline.model_config import PortraitModel
 from pipeline.optim import build_averaged, build_optimizer, learning_rate
 from pipeline.precision import autocast, compiled, on_device
 from pipeline.storage import join
@@ -35,7 +36,7 @@ class Learner:
 
     def __init__(self, config: Config, worker: Worker, manifest: Manifest) -> None:
         self.config, self.worker, self.manifest = config, worker, manifest
-        self.model: GatedPixelCNN = on_device(config.build_model(), worker.device)
+        self.model: TrainableModel = on_device(config.build_model(), worker.device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.averaged = build_averaged(self.model, config.train)
         self.step = self.images_seen = self.saved_step = 0
@@ -44,9 +45,9 @@ class Learner:
         self._forward: nn.Module = self.model
 
     @property
-    def averaged_model(self) -> GatedPixelCNN:
+    def averaged_model(self) -> TrainableModel:
         """The model with the averaged weights."""
-        return cast(GatedPixelCNN, self.averaged.module)
+        return cast(TrainableModel, self.averaged.module)
 
     def restore(self) -> list[Entry]:
         """Go to the newest sound checkpoint, if any, and give the tracking entries that it holds."""
@@ -62,6 +63,9 @@ class Learner:
                 self.saved_step, entries = self.step, checkpoint.state.undelivered
                 if self.worker.rank == 0:
                     print(f"going on from {checkpoint.url}", flush=True)
+            elif isinstance(self.config.model, PortraitModel):
+                for model in (self.model, self.averaged_model):
+                    load_embedding(self.config.model, model)
         self._forward = compiled(self.config, self.model, self.worker.device)
         if self.worker.world_size > 1:
             self._forward = DistributedDataParallel(self._forward)
@@ -82,25 +86,25 @@ class Learner:
         return self.step == self.config.train.steps or (self.step > 0 and self.step % interval == 0)
 
     def advance(self, batch: Batch) -> tuple[Tensor, int]:
-        """One optimiser step; gives the sum of nats over this worker's images, and how many they are."""
+        """One optimiser step; gives the sum of the losses over this worker's images, and how many they are."""
         self.step += 1
         self.images_seen += self.config.train.batch_size
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
         images = batch.images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
-        labels = batch.labels.to(self.worker.device, non_blocking=True) if self.config.model.conditional else None
+        labels = batch.labels.to(self.worker.device, non_blocking=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, self.step)
         with autocast(self.config, self.worker.device):
-            logits = self._forward(images, labels)
-        nats = nats_of_images(logits, images).sum()
+            outputs = self._forward(images, labels) if self.model.reads_labels else self._forward(images)
+        losses = self.model.losses(outputs, images, labels).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        (nats / (len(images) * self.config.dims)).backward()
+        (losses / (len(images) * units(self.model.measure, self.config.dims))).backward()
         self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
-        bad = ~(nats.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
+        bad = ~(losses.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
         self._bad_step = torch.where(bad, self.step, self._bad_step)
-        return nats.detach(), len(images)
+        return losses.detach(), len(images)
 
     def require_finite(self) -> None:
         """Raise UserError on every worker if any step since the start had a loss or gradient that is not finite."""
@@ -116,10 +120,10 @@ class Learner:
                 f"({self.config.train.learning_rate}) or train.gradient_clip ({self.config.train.gradient_clip})"
             )
 
-    def save(self, likelihood: Likelihood | None, tracker: Tracker | None) -> None:
+    def save(self, measured: Measured | None, tracker: Tracker | None) -> None:
         """Keep a checkpoint of finite weights; every rank takes part, rank 0 writes."""
         self.require_finite()
-        metrics = likelihood.metrics("val") if likelihood else {}
+        metrics = measured.metrics("val") if measured else {}
         metrics |= {"step": float(self.step), "images_seen": float(self.images_seen)}
         name = folder_name(self.step)
         with tempfile.TemporaryDirectory(prefix="pixelcnn-checkpoint-") as temporary:

@@ -39,6 +39,8 @@ class Manifest(BaseModel):
     resize: str
     classes: tuple[str, ...]
     prepare_seed: int
+    holdout: Literal["images", "classes"] = "images"
+    """What was held out where the source has no splits of its own; only "classes" is written."""
     shards: tuple[Shard, ...]
 
     @property
@@ -53,7 +55,9 @@ class Manifest(BaseModel):
 
     def to_json(self) -> str:
         """The manifest as it is written, keys sorted."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        # Data sets made before there was a choice keep their digest, by which checkpoints know them.
+        exclude = {"holdout"} if self.holdout == "images" else None
+        return json.dumps(self.model_dump(mode="json", exclude=exclude), indent=1, sort_keys=True)
 
 
 def split_url(config: Config, split: str) -> str:

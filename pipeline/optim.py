@@ -20,9 +20,9 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW over all parameters, its update in one fused kernel."""
+    """AdamW over all parameters that are trained, its update in one fused kernel."""
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,

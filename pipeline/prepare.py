@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Sequence
 
+import numpy as np
 from pydantic import ValidationError
 
 from pipeline.config import Config
@@ -34,11 +35,15 @@ def prepare(config: Config) -> dict[str, Manifest]:
     return {split: _prepare_split(config, source, split) for split in source.splits}
 
 
-def data_version(config: Config) -> str:
-    """Name, size and resize filter, e.g. imagenet32-box; likelihoods of different versions are not comparable."""
+def data_version(config: Config, source: Source) -> str:
+    """Name, size and resize filter, e.g. imagenet32-box, and the levels where they are fewer than the source's.
+
+    Likelihoods of different versions are not comparable.
+    """
     data = config.data
     name = data.name if data.name.endswith(str(data.image_size)) else f"{data.name}-{data.image_size}"
-    return f"{name}-{data.resize}"
+    quantised = f"-{data.levels}levels" if data.levels < source.levels else ""
+    return f"{name}-{data.resize}{quantised}"
 
 
 def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
@@ -47,13 +52,14 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     random.Random(f"{data.prepare_seed} {split}").shuffle(images)
     described = {
         "name": data.name,
-        "version": data_version(config),
+        "version": data_version(config, source),
         "split": split,
         "shape": [data.channels, data.image_size, data.image_size],
         "levels": data.levels,
         "resize": data.resize,
         "classes": list(source.classes),
         "prepare_seed": data.prepare_seed,
+        "holdout": data.holdout,
     }
     done = _finished(folder, described, len(images), data.records_per_shard)
     if done:
@@ -61,7 +67,8 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     recipe = _recipe_digest(described, images, data.records_per_shard)
     chunks = [images[start : start + data.records_per_shard] for start in range(0, len(images), data.records_per_shard)]
     shards = [
-        _write_shard(config, folder, f"shard-{number:06d}.tar", chunk, recipe) for number, chunk in enumerate(chunks)
+        _write_shard(config, source.levels, folder, f"shard-{number:06d}.tar", chunk, recipe)
+        for number, chunk in enumerate(chunks)
     ]
     manifest = Manifest.model_validate(described | {"shards": shards})
     write(join(folder, MANIFEST_NAME), manifest.to_json().encode())
@@ -82,7 +89,7 @@ def _finished(folder: str, described: dict[str, object], num_images: int, record
     except ValidationError as error:
         raise UserError(f"{url}: not a manifest; remove it or choose another data.url") from error
     largest = max(shard.records for shard in manifest.shards)
-    there = json.loads(manifest.to_json()) | {"images": manifest.num_images, "records_per_shard": largest}
+    there = manifest.model_dump(mode="json") | {"images": manifest.num_images, "records_per_shard": largest}
     wanted = described | {"images": num_images, "records_per_shard": min(records_per_shard, num_images)}
     for key, value in wanted.items():
         if there[key] != value:
@@ -99,30 +106,31 @@ def _recipe_digest(described: dict[str, object], images: Sequence[SourceImage], 
     return hashlib.sha256(json.dumps([described, names, records_per_shard]).encode()).hexdigest()
 
 
-def _write_shard(config: Config, folder: str, file: str, images: Sequence[SourceImage], recipe: str) -> Shard:
+def _write_shard(
+    config: Config, source_levels: int, folder: str, file: str, images: Sequence[SourceImage], recipe: str
+) -> Shard:
     """Write one shard and, after it, a receipt by which an interrupted `prepare` knows that it is whole."""
     receipt_url = join(folder, file + RECEIPT_SUFFIX)
     if exists(receipt_url):
         receipt = json.loads(read(receipt_url))
         if receipt["recipe"] == recipe and exists(join(folder, file)):
             return Shard.model_validate(receipt["shard"])
-    content = pack([_record(config, image) for image in images])
+    content = pack([_record(config, source_levels, image) for image in images])
     shard = describe(file, content, len(images))
     write(join(folder, file), content)
     write(receipt_url, json.dumps({"recipe": recipe, "shard": shard.model_dump()}).encode())
     return shard
 
 
-def _record(config: Config, image: SourceImage) -> Record:
+def _record(config: Config, source_levels: int, image: SourceImage) -> Record:
     pixels, data = image.load(), config.data
     if pixels.shape != (data.image_size, data.image_size, data.channels):
         raise UserError(
             f"{image.name}: image of height, width and channels {pixels.shape}, data.image_size is {data.image_size}, "
             f"data.channels is {data.channels}; correct them or set --data.resize box"
         )
-    if pixels.max() >= data.levels:
-        raise UserError(
-            f"{image.name}: level {pixels.max()} in an image of data.levels {data.levels}; raise data.levels"
-        )
+    if data.levels < source_levels:
+        # A product of two numbers below 256 needs 16 bits.
+        pixels = (pixels.astype(np.uint16) * data.levels // source_levels).astype(np.uint8)
     key = image.name.rsplit(".", 1)[0].replace(".", "_")
     return Record(key, encode_png(pixels), image.label)

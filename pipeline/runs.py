@@ -4,7 +4,7 @@ import subprocess
 from dataclasses import asdict
 from typing import Any
 
-from models.gated_pixelcnn import GatedPixelCNN
+from models.trainable import TrainableModel
 from pipeline.checkpoint import folder_name, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write
@@ -53,9 +53,8 @@ def run_evaluation(config: Config) -> dict[str, Any]:
     tracker = Tracker(_identity(config))
     tracker.metrics(step, metrics)
     tracker.close(None)
-    return {name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()} | {
-        "step": step,
-        "data_version": manifest.version,
+    return {"step": step, "data_version": manifest.version} | {
+        name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()
     }
 
 
@@ -103,17 +102,18 @@ def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
     model = _averaged_model(config, worker)
     split = config.evaluate.split
     manifest = load_manifest(config, split)
-    likelihood = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
-    return likelihood.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_nats": likelihood.nats}
+    measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
+    return measured.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_{model.measure}": measured.total}
 
 
 def _draw_on_worker(worker: RayWorker, argument: tuple[Config, str]) -> dict[str, Any]:
     config, url = argument
-    drawn = draw_and_write(config, _averaged_model(config, worker), worker, url)
-    return asdict(drawn) | {"bits_per_dim": drawn.likelihood.bits_per_dim} if drawn else {}
+    manifest = load_manifest(config, config.sample.split or config.data.val_split)
+    drawn = draw_and_write(config, _averaged_model(config, worker).eval(), manifest, worker, url)
+    return asdict(drawn) if drawn else {}
 
 
-def _averaged_model(config: Config, worker: RayWorker) -> GatedPixelCNN:
+def _averaged_model(config: Config, worker: RayWorker) -> TrainableModel:
     """The model with the averaged weights of the run's newest sound checkpoint."""
     model = config.build_model()
     with newest_sound(run_url_of(config)) as checkpoint:

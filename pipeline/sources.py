@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, CIFAR-10's binary files, folders of class folders."""
+"""Where images come from: scikit-learn's digits, CIFAR-10's binary files, folders of class folders, npz archives."""
 
 import io
 import os
@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import Data
 from pipeline.errors import UserError
+from pipeline.npz import read_npz
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 CIFAR10_RECORD = 1 + 3 * 32 * 32
@@ -30,10 +31,11 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled set of images by split, and the names of its classes."""
+    """A labelled set of images by split, the names of its classes, and the values that a sub-pixel takes."""
 
     classes: tuple[str, ...]
     splits: dict[str, list[SourceImage]]
+    levels: int = 256
 
 
 def open_source(data: Data) -> Source:
@@ -46,12 +48,31 @@ def open_source(data: Data) -> Source:
         return _digits(data)
     if not data.source:
         raise UserError(
-            f"data.source is empty: name the {data.source_format} folder or tar.gz to read with --data.source"
+            f"data.source is empty: name the {data.source_format} folder or file to read with --data.source"
         )
     path = Path(data.source).expanduser()
     if not path.exists():
         raise UserError(f"data.source {data.source}: no such file or folder; correct the path")
-    return _cifar10(data, path) if data.source_format == "cifar10-binary" else _class_folders(data, path)
+    if data.source_format == "cifar10-binary":
+        return _cifar10(data, path)
+    return _npz(data, path) if data.source_format == "npz" else _class_folders(data, path)
+
+
+def pixels_of(image: Image.Image, data: Data) -> UInt8[np.ndarray, "h w c"]:
+    """The image in data.channels colours, brought to data.image_size as data.resize says.
+
+    center-crop-box keeps the largest centred square. Where the margins can't be equal, the left or top one is
+    (long - short) // 2, so the right or bottom side loses the extra pixel.
+    """
+    image = image.convert("L" if data.channels == 1 else "RGB")
+    if data.resize == "center-crop-box":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if data.resize != "none":
+        image = image.resize((data.image_size, data.image_size), Image.Resampling.BOX)
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
 
 
 def _in_memory(array: UInt8[np.ndarray, "h w c"]) -> Callable[[], UInt8[np.ndarray, "h w c"]]:
@@ -68,19 +89,29 @@ def _digits(data: Data) -> Source:
         SourceImage(f"digit{index:04d}", int(label), _in_memory(array))
         for index, (array, label) in enumerate(zip(arrays, digits.target, strict=True))
     ]
-    return Source(tuple(str(name) for name in digits.target_names), _hold_out(data, images))
+    return Source(tuple(str(name) for name in digits.target_names), _hold_out(data, images), levels=17)
 
 
 def _hold_out(data: Data, images: list[SourceImage]) -> dict[str, list[SourceImage]]:
-    """A seeded share of each class's images as val_split, the rest as train_split."""
+    """A seeded share of each class's images, or of whole classes, as val_split, the rest as train_split."""
     shuffled = list(images)
     random.Random(data.prepare_seed).shuffle(shuffled)
     by_label: dict[int, list[SourceImage]] = {}
     for image in shuffled:
         by_label.setdefault(image.label, []).append(image)
-    held_out = {
-        image.name for members in by_label.values() for image in members[: round(len(members) * data.holdout_fraction)]
-    }
+    if data.holdout == "classes":
+        count = round(len(by_label) * data.holdout_fraction)
+        labels = random.Random(data.prepare_seed).sample(sorted(by_label), count)
+        held_out = {image.name for label in labels for image in by_label[label]}
+    else:
+        shares = [members[: round(len(members) * data.holdout_fraction)] for members in by_label.values()]
+        held_out = {image.name for members in shares for image in members}
+    if not 0 < len(held_out) < len(images):
+        raise UserError(
+            f"data.holdout_fraction {data.holdout_fraction} with data.holdout {data.holdout} holds out "
+            f"{len(held_out)} of {len(images)} images, of {len(by_label)} classes: both splits need images; "
+            "change one of the two fields"
+        )
     return {
         data.train_split: [image for image in images if image.name not in held_out],
         data.val_split: [image for image in images if image.name in held_out],
@@ -89,6 +120,7 @@ def _hold_out(data: Data, images: list[SourceImage]) -> dict[str, list[SourceIma
 
 def _cifar10(data: Data, path: Path) -> Source:
     """CIFAR-10's binary version: a record is a label byte and 3,072 bytes, red, green and blue planes row by row."""
+    _require_no_held_out_classes(data, path)
     files = _cifar10_files(path)
     wanted = [f"data_batch_{number}.bin" for number in range(1, 6)]
     missing = [name for name in [*wanted, "test_batch.bin", "batches.meta.txt"] if name not in files]
@@ -100,6 +132,15 @@ def _cifar10(data: Data, path: Path) -> Source:
     for split, names in ((data.train_split, wanted), (data.val_split, ["test_batch.bin"])):
         splits[split] = [image for name in names for image in _cifar10_images(path, name, files[name])]
     return Source(tuple(files["batches.meta.txt"].decode().split()), splits)
+
+
+def _require_no_held_out_classes(data: Data, path: Path) -> None:
+    """Refuse data.holdout classes for a source with splits of its own: its classes would be in both."""
+    if data.holdout == "classes":
+        raise UserError(
+            f"data.holdout classes: data.source {path} has splits of its own, none of its classes are held out; "
+            "set --data.holdout images"
+        )
 
 
 def _cifar10_files(path: Path) -> dict[str, bytes]:
@@ -136,6 +177,8 @@ def _class_folders(data: Data, path: Path) -> Source:
     if path.is_file():
         raise UserError(f"data.source {path}: a file; class-folders wants a folder of class folders")
     has_splits = (path / data.train_split).is_dir() and (path / data.val_split).is_dir()
+    if has_splits:
+        _require_no_held_out_classes(data, path)
     roots = {split: path / split for split in (data.train_split, data.val_split)} if has_splits else {"": path}
     classes = sorted({entry.name for root in roots.values() for entry in os.scandir(root) if entry.is_dir()})
     if not classes:
@@ -164,14 +207,25 @@ def _images_of_class(data: Data, root: Path, name: str, label: int) -> Iterator[
 def _from_file(data: Data, file: Path) -> Callable[[], UInt8[np.ndarray, "h w c"]]:
     def load() -> UInt8[np.ndarray, "h w c"]:
         try:
-            with Image.open(io.BytesIO(file.read_bytes())) as opened:
-                image = opened.convert("L" if data.channels == 1 else "RGB")
+            with Image.open(io.BytesIO(file.read_bytes())) as image:
+                return pixels_of(image, data)
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{file}: can't be decoded as an image ({error}); repair or remove it") from error
-        size = (data.image_size, data.image_size)
-        if data.resize == "box" and image.size != size:
-            image = image.resize(size, Image.Resampling.BOX)
-        array = np.asarray(image)
-        return array[..., None] if array.ndim == 2 else array
 
     return load
+
+
+def _npz(data: Data, path: Path) -> Source:
+    """An npz of `images` and of one label each in `labels` or `subject`; a class is named by its label's number."""
+    images, labels = read_npz(path)
+    numbers, classes = np.unique(labels, return_inverse=True)
+    found = [
+        SourceImage(f"image{index:05d}", int(label), _from_array(data, array))
+        for index, (array, label) in enumerate(zip(images, classes, strict=True))
+    ]
+    return Source(tuple(str(number) for number in numbers), _hold_out(data, found))
+
+
+def _from_array(data: Data, array: UInt8[np.ndarray, "h w *c"]) -> Callable[[], UInt8[np.ndarray, "h w c"]]:
+    # Pillow knows grey images as (height, width) only.
+    return lambda: pixels_of(Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array), data)

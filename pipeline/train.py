@@ -9,22 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.sampling import draw
 from pipeline.config import Config
-from pipeline.drawing import labels_in_rows
-from pipeline.evaluate import Likelihood, evaluate, sum_over_workers
-from pipeline.grid import grid_png
+from pipeline.drawing import training_grid
+from pipeline.evaluate import Measured, evaluate, sum_over_workers
 from pipeline.learner import Learner
 from pipeline.manifest import load_manifest
 from pipeline.optim import learning_rate
-from pipeline.precision import autocast
 from pipeline.run_identity import RunIdentity
 from pipeline.stream import TrainingStream
 from pipeline.tracking import Entry, SystemMetrics, Tracker
 from pipeline.worker import Worker
-
-MOST_GRID_ROWS = 10
-"""Classes in the sample grids of training."""
 
 
 def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, float]:
@@ -42,24 +36,26 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
     undelivered = learner.restore()
     with _tracker(worker, identity, undelivered) as tracker, learner.stream() as stream:
         progress = Progress(config, worker, learner)
-        likelihood = None
+        measured = None
         while True:
             last = learner.step == config.train.steps
             if learner.at(config.run.log_interval) and progress.steps:
                 _log(progress, stream, tracker)
             if learner.at(config.run.eval_interval):
                 learner.require_finite()
-                likelihood = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
-                _tell(config, worker, learner.step, likelihood, tracker)
+                measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
+                _tell(config, worker, learner.step, measured, tracker)
             if learner.at(config.run.sample_interval) and tracker:
-                tracker.image(learner.step, "samples", _sample_grid(config, learner))
+                grid = training_grid(config, val_manifest, learner.averaged_model, worker)
+                if grid:
+                    tracker.image(learner.step, "samples", grid)
             if learner.at(config.run.checkpoint_interval) and learner.step > learner.saved_step:
-                learner.save(likelihood, tracker)
+                learner.save(measured, tracker)
             if last:
                 break
             progress.add(*learner.advance(next(stream)))
-    assert likelihood is not None
-    return likelihood.metrics("val") | {"step": float(learner.step), "images_seen": float(learner.images_seen)}
+    assert measured is not None
+    return measured.metrics("val") | {"step": float(learner.step), "images_seen": float(learner.images_seen)}
 
 
 @dataclass
@@ -71,41 +67,41 @@ class Progress:
     learner: Learner
     steps: int = 0
     images: int = 0
-    nats: Tensor | None = None
+    losses: Tensor | None = None
     started: float = field(default_factory=time.perf_counter)
     waited_before: float = 0.0
 
-    def add(self, nats: Tensor, images: int) -> None:
+    def add(self, losses: Tensor, images: int) -> None:
         """Count one step of this worker."""
-        self.nats = nats if self.nats is None else self.nats + nats
+        self.losses = losses if self.losses is None else self.losses + losses
         self.images += images
         self.steps += 1
 
-    def take(self, stream: TrainingStream) -> tuple[Likelihood, dict[str, float], float]:
-        """Likelihood and speed over all workers since the last call, and the seconds left; then start anew."""
-        assert self.nats is not None
+    def take(self, stream: TrainingStream) -> tuple[Measured, dict[str, float], float]:
+        """Losses and speed over all workers since the last call, and the seconds left; then start anew."""
+        assert self.losses is not None
         self.learner.require_finite()
         waited = stream.seconds_waited - self.waited_before
-        nats, images, all_waited = sum_over_workers(self.worker, self.nats.item(), float(self.images), waited)
+        losses, images, all_waited = sum_over_workers(self.worker, self.losses.item(), float(self.images), waited)
         seconds = time.perf_counter() - self.started
-        likelihood = Likelihood(nats, int(images), self.config.dims)
+        measured = Measured(self.learner.model.measure, losses, int(images), self.config.dims)
         speed = {
             "train/images_per_second": images / seconds,
             "train/data_wait_fraction": all_waited / self.worker.world_size / seconds,
         }
         left = (self.config.train.steps - self.learner.step) * seconds / self.steps
-        self.steps, self.images, self.nats, self.started = 0, 0, None, time.perf_counter()
+        self.steps, self.images, self.losses, self.started = 0, 0, None, time.perf_counter()
         self.waited_before = stream.seconds_waited
-        return likelihood, speed, left
+        return measured, speed, left
 
 
 def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker | None") -> None:
     """One line of progress on rank 0, and its metrics."""
     learner, config = progress.learner, progress.config
-    likelihood, speed, left = progress.take(stream)
+    measured, speed, left = progress.take(stream)
     if not tracker:
         return
-    values = likelihood.metrics("train") | speed
+    values = measured.metrics("train") | speed
     values |= {
         "train/learning_rate": learning_rate(config.train, learner.step),
         "train/gradient_norm": float(learner.gradient_norm),
@@ -116,37 +112,19 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     tracker.metrics(learner.step, values | tracker.system.read())
     print(
         f"step {learner.step:,}/{config.train.steps:,}  images {learner.images_seen:,}  "
-        f"bits/dim {likelihood.bits_per_dim:.4f}  {speed['train/images_per_second']:,.0f} images/s  "
+        f"{measured.text}  {speed['train/images_per_second']:,.0f} images/s  "
         f"data wait {speed['train/data_wait_fraction']:.1%}  time left {_clock(left)}",
         flush=True,
     )
 
 
-def _tell(config: Config, worker: Worker, step: int, likelihood: Likelihood, tracker: "RankZeroTracker | None") -> None:
+def _tell(config: Config, worker: Worker, step: int, measured: Measured, tracker: "RankZeroTracker | None") -> None:
     if tracker:
-        tracker.metrics(step, likelihood.metrics("val"))
+        tracker.metrics(step, measured.metrics("val"))
         print(
-            f"step {step:,}  {config.data.val_split}: {likelihood.bits_per_dim:.4f} bits/dim, "
-            f"{likelihood.nats_per_image:.3f} nats an image, over {likelihood.images:,} images",
+            f"step {step:,}  {config.data.val_split}: {measured.text}, over {measured.images:,} images",
             flush=True,
         )
-
-
-def _sample_grid(config: Config, learner: Learner) -> bytes:
-    """A grid from the averaged weights, the same random numbers every time; with labels a row is a class."""
-    columns, size = config.sample.grid_columns, config.data.image_size
-    rows = min(config.data.num_classes, MOST_GRID_ROWS) if config.model.conditional else columns
-    labels = labels_in_rows(config, rows * columns)
-    with autocast(config, learner.worker.device):
-        samples = draw(
-            learner.averaged_model,
-            height=size,
-            width=size,
-            temperature=config.sample.temperature,
-            labels=None if labels is None else labels.to(learner.worker.device),
-            seeds=range(config.sample.seed, config.sample.seed + rows * columns),
-        )
-    return grid_png(samples.images, config.data.levels, columns)
 
 
 class RankZeroTracker(Tracker):

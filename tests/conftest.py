@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -39,7 +40,10 @@ class LocalWorker:
 def tiny_config(folder: Path | str, **changes: dict[str, object]) -> Config:
     """The digits with a model and a run of seconds, everything below the folder."""
     sections: dict[str, dict[str, object]] = {
-        "model": {"num_layers": 2, "num_filters": 8, "kernel_size": 3, "head_filters": 16, "dropout": 0.1},
+        "model": {
+            "kind": "gated-pixelcnn", "num_layers": 2, "num_filters": 8, "kernel_size": 3, "head_filters": 16,
+            "dropout": 0.1,
+        },
         "data": {"url": f"{folder}/data", "records_per_shard": 150, "shuffle_shards": 3},
         "train": {"steps": 12, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 2, "ema_decay": 0.9},
         "run": {
@@ -138,6 +142,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images: {folder} is absent; set SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """Shape checks of signatures off: torch.compile can't trace through them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def _require_the_same_evaluation_by_one_and_two(root: str, steps: int, run_job: 
         status, told = run_job("jobs.evaluate", "digits", *words)
         assert status == 0, told
         assert "over 179 images of digits-8-none" in told
-        sums.append(float(re.search(r"sum of nats ([\d.]+)", told).group(1)))  # type: ignore[union-attr]
+        sums.append(float(re.search(r"sum_of_nats ([\d.]+)", told).group(1)))  # type: ignore[union-attr]
     assert sums[0] == pytest.approx(sums[1], abs=1e-6)
 
 

@@ -13,7 +13,7 @@ def test_configuration_survives_json(preset: str) -> None:
 
 def test_unknown_key_is_named_with_its_section() -> None:
     with pytest.raises(UserError, match=r"model\.depth 3: Extra inputs are not permitted"):
-        Config.model_validate({"model": {"depth": 3}})
+        Config.model_validate({"model": {"kind": "pixelcnn", "depth": 3}})
 
 
 def test_configuration_is_frozen() -> None:
@@ -32,7 +32,7 @@ def test_changed_keys_are_those_that_change_the_result() -> None:
     before = Config()
     now = Config.model_validate(
         {
-            "model": {"num_layers": 9},
+            "model": {"kind": "gated-pixelcnn", "num_layers": 9},
             "run": {"log_interval": 7},
             "data": {"url": "s3://b/d"},
             "cluster": {"num_workers": 4},

@@ -2,8 +2,6 @@ import io
 import itertools
 import json
 import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,8 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
-from pipeline.shards import decode_png, describe, fetch
+from pipeline.shards import Record, decode_png, describe, fetch
+from pipeline.sources import SourceImage
 from tests.conftest import tiny_config
 
 
@@ -102,141 +101,47 @@ def test_interrupted_prepare_goes_on_and_ends_as_if_undisturbed(
     assert not [name for name in storage.names_below(config.data.url) if "receipt" in name]
 
 
-def cifar10_batches(folder: Path, records: int = 7) -> np.ndarray:
-    generator = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    everything = []
-    for name in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
-        content = generator.integers(0, 256, (records, 3073), dtype=np.uint8)
-        content[:, 0] %= 10
-        (folder / name).write_bytes(content.tobytes())
-        everything.append(content)
-    (folder / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n")
-    return np.stack(everything)
+@pytest.mark.parametrize(("levels", "version"), [(2, "digits-8-none-2levels"), (5, "digits-8-none-5levels")])
+def test_fewer_levels_than_the_source_has_quantise_and_are_named_by_the_version(
+    levels: int, version: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, data={"levels": levels})
+    assert {manifest.version for manifest in prepare(config).values()} == {version}
+    real = load_digits().images.astype(int)
+    found = records_of(config, "train") | records_of(config, "val")
+    expected = {f"digit{index:04d}": image * levels // 17 for index, image in enumerate(real)}
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(pixels[0], expected[key]) for key, (_, pixels) in found.items())
+    assert {level for image in expected.values() for level in image.ravel()} == set(range(levels))
+    if levels == 2:
+        assert np.array_equal(found["digit0000"][1][0], real[0] >= 9), "17 levels are cut in the middle"
 
 
-def cifar10_config(folder: Path, source: Path) -> Config:
-    data = {
-        "name": "cifar10", "source": str(source), "source_format": "cifar10-binary", "image_size": 32, "channels": 3,
-        "levels": 256, "val_split": "test", "records_per_shard": 10,
-    }  # fmt: skip
-    model = {"num_filters": 9, "head_filters": 18}
-    return tiny_config(folder, data=data, model=model)
+def test_as_many_levels_as_the_source_has_or_more_leave_it_as_it_is(digits: Config, tmp_path: Path) -> None:
+    more = tiny_config(tmp_path / "more", data={"levels": 256})
+    assert {manifest.version for manifest in prepare(more).values()} == {"digits-8-none"}
+    assert load_manifest(more, "val").shards == load_manifest(digits, "val").shards
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_cifar10_binary_folder_and_tar_keep_every_pixel(packed: bool, tmp_path: Path) -> None:
-    source = tmp_path / "cifar-10-batches-bin"
-    content = cifar10_batches(source)
-    if packed:
-        with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
-            tar.add(source, "cifar-10-batches-bin")
-    config = cifar10_config(tmp_path, tmp_path / "cifar-10-binary.tar.gz" if packed else source)
-    prepare(config)
-    assert load_manifest(config, "test").classes[3] == "class3"
-    test = records_of(config, "test")
-    assert len(test) == 7
-    for index in range(7):
-        label, pixels = test[f"test_batch-{index:05d}"]
-        assert label == content[5, index, 0]
-        assert np.array_equal(pixels.ravel(), content[5, index, 1:])
-    assert len(records_of(config, "train")) == 35
+def test_every_level_of_a_byte_is_quantised_without_overflow() -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    for levels in (2, 3, 200, 255, 256):
+        data = {"image_size": 16, "levels": levels}
+        record = prepare_module._record(tiny_config("unused", data=data), 256, SourceImage("every", 0, lambda: every))
+        pixels = decode_png(Record("every", record.png, 0), (1, 16, 16))
+        assert pixels.ravel().tolist() == [value * levels // 256 for value in range(256)]
 
 
-def test_cifar10_of_the_shared_data_is_prepared_whole(shared_data: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, shared_data / "cifar10" / "to_binary.py", tmp_path / "cifar"], check=True)
-    config = cifar10_config(tmp_path, tmp_path / "cifar")
-    config = config.model_copy(update={"data": config.data.model_copy(update={"records_per_shard": 5000})})
-    manifests = prepare(config)
-    assert {split: manifest.num_images for split, manifest in manifests.items()} == {"train": 49_928, "test": 9_980}
-    assert manifests["test"].classes[8] == "ship"
-    labels = np.bincount([label for label, _ in records_of(config, "test").values()])
-    assert labels.tolist() == [1000, 1000, 1000, 1000, 1000, 1000, 1000, 999, 981, 1000]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "test_batch.bin").unlink(), "test_batch.bin is missing; give cifar-10-binary.tar.gz"),
-        (lambda folder: (folder / "test_batch.bin").write_bytes(b"x" * 3000), "has 3000 bytes, not a multiple"),
-        (lambda folder: (folder / "test_batch.bin").write_bytes(b"\x0b" * 3073), "record 0 has label 11, not 0 to 9"),
-    ],
-)
-def test_spoilt_cifar10_names_the_file(spoil, message: str, tmp_path: Path) -> None:
-    source = tmp_path / "cifar"
-    cifar10_batches(source)
-    spoil(source)
-    with pytest.raises(UserError, match=message):
-        prepare(cifar10_config(tmp_path, source))
-
-
-def class_folders(root: Path, size: int, mode: str = "RGB") -> None:
-    generator = np.random.default_rng(1)
-    for split, name, count in (("train", "cat", 5), ("train", "dog", 4), ("val", "cat", 2), ("val", "dog", 2)):
-        (root / split / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).convert(mode).save(root / split / name / f"{index}.png")
-
-
-def folder_config(folder: Path, **changes: object) -> Config:
-    data = {
-        "name": "pets", "source": str(folder / "images"), "source_format": "class-folders", "image_size": 8,
-        "channels": 3, "levels": 256, "num_classes": 2,
-    }  # fmt: skip
-    return tiny_config(folder, data=data | changes, model={"num_filters": 9, "head_filters": 18})
-
-
-def test_class_folders_with_splits_are_resized_by_box(tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", 20)
-    config = folder_config(tmp_path, resize="box")
-    manifests = prepare(config)
-    assert {split: manifest.num_images for split, manifest in manifests.items()} == {"train": 9, "val": 4}
-    assert manifests["val"].classes == ("cat", "dog")
-    assert manifests["val"].version == "pets-8-box"
-    label, pixels = records_of(config, "val")["dog/1"]
-    expected = Image.open(tmp_path / "images/val/dog/1.png").resize((8, 8), Image.Resampling.BOX)
-    assert label == 1
-    assert np.array_equal(pixels, np.asarray(expected).transpose(2, 0, 1))
-
-
-def test_class_folders_without_splits_are_held_out_by_share(tmp_path: Path) -> None:
-    class_folders(tmp_path / "all", 8, mode="L")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "all/train/cat").rename(tmp_path / "images/cat")
-    (tmp_path / "all/train/dog").rename(tmp_path / "images/dog")
-    manifests = prepare(folder_config(tmp_path, channels=1, holdout_fraction=0.25))
-    assert {split: manifest.num_images for split, manifest in manifests.items()} == {"train": 7, "val": 2}
-
-
-def test_image_of_the_wrong_size_is_named(tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", 20)
-    with pytest.raises(
-        UserError, match=r"\d\.png: image of height, width and channels \(20, 20, 3\), data.image_size is 8"
-    ):
-        prepare(folder_config(tmp_path))
-
-
-def test_undecodable_image_is_named(tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", 8)
-    (tmp_path / "images/val/cat/0.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"val/cat/0\.png: can't be decoded as an image"):
-        prepare(folder_config(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"source": ""}, "data.source is empty: name the class-folders folder"),
-        ({"source": "/nowhere"}, "data.source /nowhere: no such file or folder"),
-        ({"num_classes": 3}, "data.num_classes is 3, the source has 2 classes: set --data.num-classes 2"),
-        ({"levels": 17}, r"level \d+ in an image of data.levels 17; raise data.levels"),
-    ],
-)
-def test_sources_that_do_not_fit_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    class_folders(tmp_path / "images", 8)
-    with pytest.raises(UserError, match=message):
-        prepare(folder_config(tmp_path, **changes))
+def test_manifests_name_held_out_classes_and_otherwise_read_as_they_always_did(tmp_path: Path) -> None:
+    images = tiny_config(tmp_path / "images", data={"holdout_fraction": 0.5})
+    classes = tiny_config(tmp_path / "classes", data={"holdout_fraction": 0.5, "holdout": "classes"})
+    assert "holdout" not in prepare(images)["val"].to_json()
+    manifests = prepare(classes)
+    assert manifests["val"].holdout == load_manifest(classes, "val").holdout == "classes"
+    assert prepare(classes) == manifests, "a finished data set is known again"
+    elsewhere = classes.model_copy(update={"data": classes.data.model_copy(update={"url": images.data.url})})
+    with pytest.raises(UserError, match="already holds a data set with holdout 'images', not 'classes'"):
+        prepare(elsewhere)
 
 
 def spoil_manifest(config: Config, **changes: object) -> None:

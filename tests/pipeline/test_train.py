@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_training_learns_and_reports(digits: Config, capsys: pytest.CaptureFixtu
     assert metrics["images_seen"] == 60 * 32
     assert metrics["val/images"] == 179
     assert metrics["val/bits_per_dim"] < 3.5 < math.log2(17)
-    assert "step 60/60  images 1,920  bits/dim" in told
+    assert re.search(r"step 60/60  images 1,920  [\d.]+ bits/dim, [\d.]+ nats an image", told)
     assert "time left 0:00:00" in told
     assert "val: " in told
 
@@ -167,7 +168,7 @@ def test_evaluation_equals_the_sum_over_single_images(digits: Config) -> None:
     manifest = load_manifest(digits, "val")
     torch.manual_seed(0)
     model = digits.build_model()
-    likelihood = evaluate(digits, manifest, model, LocalWorker(""), batch_size=50)
+    measured = evaluate(digits, manifest, model, LocalWorker(""), batch_size=50)
     by_hand = 0.0
     model.eval()
     for shard in manifest.shards:
@@ -175,16 +176,18 @@ def test_evaluation_equals_the_sum_over_single_images(digits: Config) -> None:
             image = torch.from_numpy(decode_png(record, manifest.shape).copy())[None]
             with torch.no_grad():
                 by_hand += nats_of_images(model(image, torch.tensor([record.label])), image).item()
-    assert likelihood.images == 179
-    assert likelihood.nats == pytest.approx(by_hand, rel=1e-6)
-    assert likelihood.bits_per_dim == pytest.approx(by_hand / math.log(2) / 179 / 64, rel=1e-6)
+    assert measured.images == 179
+    assert measured.total == pytest.approx(by_hand, rel=1e-6)
+    assert measured.metrics("val")["val/bits_per_dim"] == pytest.approx(by_hand / math.log(2) / 179 / 64, rel=1e-6)
 
 
 def test_bfloat16_and_float32_agree(digits: Config) -> None:
     manifest = load_manifest(digits, "val")
     torch.manual_seed(0)
     model = digits.build_model()
-    exact = evaluate(digits, manifest, model, LocalWorker(""), 50).bits_per_dim
-    coarse = evaluate(changed(digits, run={"precision": "bfloat16"}), manifest, model, LocalWorker(""), 50).bits_per_dim
+    exact = evaluate(digits, manifest, model, LocalWorker(""), 50).metrics("val")["val/bits_per_dim"]
+    coarse = evaluate(changed(digits, run={"precision": "bfloat16"}), manifest, model, LocalWorker(""), 50).metrics(
+        "val"
+    )["val/bits_per_dim"]
     assert coarse != exact
     assert coarse == pytest.approx(exact, abs=0.01)

@@ -1,0 +1,112 @@
+"""p(image | condition) as a product over sub-pixels in raster order, R before G before B: a body and a head."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Float64, Int, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from models.softmax_head import SoftmaxHead
+from models.trainable import TrainableModel
+
+Condition = Int[Tensor, " b"] | Float[Tensor, "b d"]
+"""A label or a vector h for each image."""
+
+
+@runtime_checkable
+class Body(Protocol):
+    """Causal features: colour group g of a position depends on what is before sub-pixel g of that position.
+
+    `channels` colours; `num_features` features in as many groups; `condition_size` numbers of h, 0 for none;
+    `condition_dropout` is the share of images trained without h.
+    """
+
+    channels: int
+    num_features: int
+    condition_size: int
+    condition_dropout: float
+
+    def __call__(
+        self, scaled: Float[Tensor, "b c h w"], condition: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b f h w"]: ...
+
+    def flops(self, height: int, width: int) -> int: ...
+
+
+class AutoregressiveModel(TrainableModel):
+    """A body, and a head that turns its features into the logits of every level of every sub-pixel.
+
+    Args:
+        body: GatedPixelCNN, PixelCNN or PixelRNN.
+        head: what stands on its features.
+        num_classes: labels to condition on, each a one-hot h; 0 where the condition is a vector, or there is none.
+
+    Raises:
+        ValueError: the body's condition isn't of num_classes numbers.
+    """
+
+    measure = "nats"
+
+    def __init__(self, *, body: Body, head: SoftmaxHead, num_classes: int = 0) -> None:
+        super().__init__()
+        if num_classes and num_classes != body.condition_size:
+            raise ValueError(f"num_classes is {num_classes}, the body's condition_size {body.condition_size}")
+        self.body, self.head, self.num_classes = body, head, num_classes
+        self.reads_labels = num_classes > 0
+
+    @property
+    def channels(self) -> int:
+        """Colours of a pixel."""
+        return self.body.channels
+
+    @property
+    def levels(self) -> int:
+        """Values that a sub-pixel takes."""
+        return self.head.levels
+
+    def forward(
+        self, images: UInt8[Tensor, "b c h w"], condition: Condition | None = None
+    ) -> Float[Tensor, "b c h w levels"]:
+        """Logits of each sub-pixel given all before it; those of a position never depend on it or on later ones.
+
+        Raises:
+            ValueError: the condition doesn't fit the model; see `vectors`.
+        """
+        return self.logits_of_scaled(self.scale(images), self.vectors(condition))
+
+    def losses(
+        self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"]
+    ) -> Float64[Tensor, " b"]:
+        """Negative log-likelihood of each image in nats; the labels are in the logits already."""
+        return self.head.nats(logits, images)
+
+    def scale(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Levels 0 .. levels-1 as numbers from -1 to 1 in the parameters' dtype."""
+        return images.to(self.head.logits.bias.dtype) * (2.0 / (self.levels - 1)) - 1.0
+
+    def vectors(self, condition: Condition | None) -> Float[Tensor, "b d"] | None:
+        """The condition as vectors h, labels one-hot.
+
+        Raises:
+            ValueError: a condition for a model without one, none for a model always trained with one, or another size.
+        """
+        size = self.body.condition_size
+        if condition is None:
+            if size and not self.body.condition_dropout:
+                raise ValueError(f"a model conditioned on {size} numbers, never trained without, got no condition")
+            return None
+        if self.num_classes and condition.ndim == 1 and not condition.is_floating_point():
+            condition = functional.one_hot(condition.long(), self.num_classes)
+        if condition.ndim != 2 or condition.shape[1] != size:
+            raise ValueError(f"a model conditioned on {size} numbers got a condition of shape {list(condition.shape)}")
+        return condition.to(self.head.logits.bias.dtype)
+
+    def logits_of_scaled(
+        self, scaled: Float[Tensor, "b c h w"], vectors: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b c h w levels"]:
+        """`forward` from scaled images and vectors h, so that a gradient by them can be taken."""
+        logits: Tensor = self.head(self.body(scaled, vectors))
+        return logits
+
+    def flops(self, height: int, width: int) -> int:
+        return self.body.flops(height, width) + self.head.flops(height, width)

@@ -1,0 +1,56 @@
+"""Diagonal BiLSTM: two scans of the diagonals, from the upper left and from the upper right corner.
+
+Source: van den Oord et al., arXiv 1601.06759, section 3.2.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.causal_conv import GroupedPointwise, require_kernel_and_groups, shift_down
+from models.lstm_scan import gates_first, lstm_scan
+
+
+class DiagonalBiLSTM(nn.Module):
+    """2h features to h: the scan from the left, plus the one from the right moved one row down.
+
+    The input-to-state convolutions are 1 x 1 of mask type B, one for each direction. The state-to-state one is 2 x 1
+    along the diagonals: from the left it reads the pixel beside on the left and the one above. So it sees the whole
+    rectangle above and to the left; from the right the whole one above and to the right, whose own row counts as seen
+    only from one row below, as it holds what is not yet known.
+    Parameters with C colours and t = (C+1)/(2C): 2 (8h^2 t + 4h), and 16h^2 of the state.
+
+    Args:
+        num_filters: h, a multiple of the channels.
+        channels: colours of a pixel.
+
+    Raises:
+        ValueError: h is no multiple of the channels.
+    """
+
+    def __init__(self, num_filters: int, channels: int) -> None:
+        super().__init__()
+        require_kernel_and_groups(3, channels, num_filters=num_filters)
+        self.channels = channels
+        self.from_left = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B")
+        self.from_right = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B")
+        self.state = nn.Parameter(torch.empty(2, 2, num_filters, 4 * num_filters))
+        bound = 1 / math.sqrt(2 * num_filters)
+        nn.init.uniform_(self.state, -bound, bound)
+
+    def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        sides = (self.from_left, self.from_right)
+        kernel = torch.cat([gates_first(side.kernel(), self.channels) for side in sides])
+        bias = torch.cat([gates_first(side.bias, self.channels) for side in sides])
+        gates = functional.conv2d(features, kernel[:, :, None, None], bias)
+        hidden = lstm_scan(gates.permute(0, 2, 3, 1).unflatten(3, (2, -1)), self.state, diagonal=True)
+        left, right = hidden.permute(0, 1, 4, 2, 3)
+        return left + shift_down(right)
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations of all convolutions, forward, an image: 2 x (16h^2 t + 16h^2) at each position."""
+        inputs = self.from_left.flops(height, width) + self.from_right.flops(height, width)
+        return inputs + 2 * self.state.numel() * height * width

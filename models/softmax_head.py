@@ -1,0 +1,37 @@
+"""The paper's head: a softmax over every level of every sub-pixel (arXiv 1601.06759, section 3.6)."""
+
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor, nn
+
+from models.causal_conv import GroupedPointwise
+from models.likelihood import nats_of_images
+
+
+class SoftmaxHead(nn.Module):
+    """Logits of every sub-pixel's levels: ReLU, 1x1, ReLU, 1x1, each 1x1 block-triangular over the colours.
+
+    It stands on any body whose features come in colour groups. Parameters, with p features, q head filters, C colours
+    and L levels: (p q + q C L) (C+1)/(2C) + q + C L.
+    """
+
+    def __init__(self, *, num_features: int, head_filters: int, channels: int, levels: int) -> None:
+        super().__init__()
+        if not 2 <= levels <= 256:
+            raise ValueError(f"levels must be 2 to 256, got {levels}")
+        if head_filters % channels:
+            raise ValueError(f"head_filters must be a multiple of the {channels} colour groups, got {head_filters}")
+        self.channels, self.levels = channels, levels
+        self.hidden = GroupedPointwise(num_features, head_filters, channels, "B")
+        self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B")
+
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b c h w levels"]:
+        logits: Tensor = self.logits(self.hidden(features.relu()).relu())
+        return logits.unflatten(1, (self.channels, self.levels)).permute(0, 1, 3, 4, 2)
+
+    def nats(self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
+        """Negative log-likelihood of each image in nats."""
+        return nats_of_images(logits, images)
+
+    def flops(self, height: int, width: int) -> int:
+        """2 (p q + q C L) (C+1)/(2C) at each position, forward, an image."""
+        return self.hidden.flops(height, width) + self.logits.flops(height, width)

@@ -1,0 +1,156 @@
+"""What is drawn and how the grid shows it: classes in rows, or images beside what their encoder lets be redrawn."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from models.autoencoder import MSEAutoEncoder, PixelCNNAutoEncoder
+from models.autoregressive import AutoregressiveModel
+from models.trainable import TrainableModel
+from pipeline.checkpoint import newest_sound
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.manifest import Manifest, split_url
+from pipeline.shards import decode_png, fetch
+from pipeline.worker import Worker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images to draw, `columns` a row, each with its seed and condition, and what stands beside them in each row."""
+
+    density: AutoregressiveModel | None
+    seeds: list[int]
+    columns: int
+    condition: Tensor | None = None
+    before: list[Tensor] = field(default_factory=list)
+    """Columns of shown images, uint8 [row c h w], left of the drawn ones."""
+    after: list[Tensor] = field(default_factory=list)
+    """The same on their right."""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """What goes with the drawn images into samples.npz."""
+
+    def rows(self, drawn: UInt8[Tensor, "n c h w"]) -> tuple[UInt8[Tensor, "m c h w"], int]:
+        """All images of the grid in reading order, and how many stand in a row."""
+        if not self.before and not self.after:
+            return drawn, self.columns
+        height = len((self.before + self.after)[0])
+        inner = list(drawn.unflatten(0, (height, self.columns)).unbind(1)) if self.columns else []
+        columns = [*(column.cpu() for column in self.before), *inner, *(column.cpu() for column in self.after)]
+        return torch.stack(columns, dim=1).flatten(0, 1), len(columns)
+
+
+def make_plan(config: Config, model: TrainableModel, manifest: Manifest, worker: Worker, count: int) -> Plan | None:
+    """The plan of a grid of `count` drawn images; None for an embedding, which draws nothing.
+
+    With an encoder the rows are full, so fewer may be drawn, but a row at least.
+
+    Raises:
+        UserError: sample.mse_run is no run of an MSE auto-encoder of these images, or the split has too few images.
+    """
+    columns = config.sample.grid_columns
+    rows = max(1, count // columns)
+    if isinstance(model, AutoregressiveModel):
+        return _of_labels(config, model, count, worker)
+    if isinstance(model, PixelCNNAutoEncoder):
+        originals = _one_of_each_class(config, manifest, rows + config.sample.interpolate).to(worker.device)
+        return (
+            _interpolations(config, model, originals, columns)
+            if config.sample.interpolate
+            else (_reconstructions(config, model, originals, worker, columns))
+        )
+    if isinstance(model, MSEAutoEncoder):
+        originals = _one_of_each_class(config, manifest, rows).to(worker.device)
+        back = model.reconstruct(originals)
+        arrays = {"originals": originals.cpu().numpy(), "mse_reconstructions": back.cpu().numpy()}
+        return Plan(None, [], 0, before=[originals, back], arrays=arrays)
+    return None
+
+
+def _of_labels(config: Config, model: AutoregressiveModel, count: int, worker: Worker) -> Plan:
+    """A class a row, and again from the first class on; without labels just so many images."""
+    seeds = [config.sample.seed + index for index in range(count)]
+    if not model.reads_labels or not config.sample.conditional:
+        return Plan(model, seeds, config.sample.grid_columns)
+    labels = torch.arange(count) // config.sample.grid_columns % config.data.num_classes
+    arrays = {"labels": labels.numpy()}
+    return Plan(model, seeds, config.sample.grid_columns, condition=labels.to(worker.device), arrays=arrays)
+
+
+def _reconstructions(
+    config: Config, model: PixelCNNAutoEncoder, originals: Tensor, worker: Worker, columns: int
+) -> Plan:
+    """The paper's Fig. 6: the original, its MSE reconstruction if there is a run of one, and draws from its h."""
+    before, arrays = [originals], {"originals": originals.cpu().numpy()}
+    if config.sample.mse_run:
+        before.append(_mse_model(config, worker).reconstruct(originals))
+        arrays["mse_reconstructions"] = before[1].cpu().numpy()
+    with torch.no_grad():
+        condition = model.encode(originals).repeat_interleave(columns, 0)
+    seeds = [config.sample.seed + index for index in range(len(condition))]
+    return Plan(model.decoder, seeds, columns, condition=condition, before=before, arrays=arrays)
+
+
+def _interpolations(config: Config, model: PixelCNNAutoEncoder, originals: Tensor, columns: int) -> Plan:
+    """The paper's Fig. 5: from each original's h to the next one's in a row, all of it from the same random numbers."""
+    shares = torch.linspace(0.0, 1.0, columns, device=originals.device)[None, :, None]
+    with torch.no_grad():
+        codes = model.encode(originals)
+    condition = torch.lerp(codes[:-1, None], codes[1:, None], shares).flatten(0, 1)
+    seeds = [config.sample.seed + index // columns for index in range(len(condition))]
+    arrays = {"originals": originals.cpu().numpy(), "vectors": condition.cpu().numpy()}
+    return Plan(
+        model.decoder,
+        seeds,
+        columns,
+        condition=condition,
+        before=[originals[:-1]],
+        after=[originals[1:]],
+        arrays=arrays,
+    )
+
+
+def _one_of_each_class(config: Config, manifest: Manifest, count: int) -> UInt8[Tensor, "n c h w"]:
+    """`count` images of the split's first shard, the first of each class in turn, then the second, and so on.
+
+    Raises:
+        UserError: the shard holds fewer.
+    """
+    records = fetch(split_url(config, manifest.split), manifest.shards[0])
+    if len(records) < count:
+        raise UserError(
+            f"{manifest.split}: the first shard has {len(records)} images, {count} rows were asked for; "
+            "lower sample.count"
+        )
+    met: dict[int, int] = {}
+    ranked = []
+    for record in records:
+        met[record.label] = met.get(record.label, 0) + 1
+        ranked.append((met[record.label], record.label, record))
+    ranked.sort(key=lambda one: one[:2])
+    return torch.from_numpy(np.stack([decode_png(record, manifest.shape) for _, _, record in ranked[:count]]))
+
+
+def _mse_model(config: Config, worker: Worker) -> MSEAutoEncoder:
+    """The MSE auto-encoder of sample.mse_run with its averaged weights."""
+    with newest_sound(config.sample.mse_run) as checkpoint:
+        if checkpoint is None:
+            raise UserError(
+                f"sample.mse_run {config.sample.mse_run}: no checkpoint; train an MSE auto-encoder first, or correct it"
+            )
+        if checkpoint.config.image_shape != config.image_shape:
+            raise UserError(
+                f"sample.mse_run {config.sample.mse_run} was trained on images of {checkpoint.config.image_shape}, "
+                f"these are of {config.image_shape}: name a run on the same data"
+            )
+        model = checkpoint.config.build_model()
+        if not isinstance(model, MSEAutoEncoder):
+            raise UserError(
+                f"sample.mse_run {config.sample.mse_run} trained a {checkpoint.config.model.kind}: "
+                "name the run of an mse-autoencoder"
+            )
+        model.load_state_dict(checkpoint.weights(averaged=True))
+    return model.to(worker.device).eval()
