@@ -1,0 +1,206 @@
+"""The same architectures written the straightforward way: full n x n kernels times a mask, LSTMs step by step.
+
+Each takes its weights from a model of ours, so that both give the same outputs; benchmarks.train_step compares them.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.autoregressive import AutoregressiveModel
+from models.causal_conv import CausalConv, GroupedPointwise, HorizontalConv, VerticalConv
+from models.diagonal_bilstm import DiagonalBiLSTM
+from models.gated_pixelcnn import GatedLayer, GatedPixelCNN
+from models.pixel_rnn import PixelRNN, RecurrentBlock
+from models.pixelcnn import PixelCNN, ResidualBlock
+from models.row_lstm import RowLSTM
+from models.softmax_head import SoftmaxHead
+
+OurConv = CausalConv | GroupedPointwise | HorizontalConv | VerticalConv
+
+
+class MaskedConv(nn.Conv2d):
+    """A convolution over the whole kernel whose weight is multiplied by a mask at every step."""
+
+    def __init__(self, ours: OurConv) -> None:
+        kernel, mask, bias = _full_kernel(ours)
+        height, width = kernel.shape[2:]
+        super().__init__(kernel.shape[1], kernel.shape[0], (height, width), padding=(height // 2, width // 2))
+        self.register_buffer("mask", mask)
+        with torch.no_grad():
+            self.weight.copy_(kernel)
+            assert self.bias is not None
+            self.bias.copy_(bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The masked convolution."""
+        return functional.conv2d(input, self.weight * self.mask, self.bias, padding=self.padding)
+
+
+def _full_kernel(ours: OurConv) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel, mask and bias of the same convolution with all rows and columns."""
+    if isinstance(ours, VerticalConv):
+        below = ours.rows - 1
+        kernel = functional.pad(ours.conv.weight, (0, 0, 0, below))
+        mask = functional.pad(torch.ones_like(ours.conv.weight), (0, 0, 0, below))
+        return kernel, mask, ours.conv.bias  # type: ignore[return-value]
+    if isinstance(ours, GroupedPointwise):
+        kernel = ours.kernel()[:, :, None, None]
+        return kernel, _blocks(ours), ours.bias
+    if isinstance(ours, HorizontalConv):
+        kernel = torch.cat([ours.left, ours.current.kernel()[:, :, None, None]], dim=3)
+        mask = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
+        return functional.pad(kernel, (0, ours.reach)), functional.pad(mask, (0, ours.reach)), ours.current.bias
+    row = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
+    mask = torch.cat([torch.ones_like(ours.above), functional.pad(row, (0, ours.reach))], dim=2)
+    below = (0, 0, 0, ours.reach)
+    return functional.pad(ours.kernel(), below), functional.pad(mask, below), ours.current.bias
+
+
+def _blocks(ours: GroupedPointwise) -> Tensor:
+    """Ones where a block is, zeros elsewhere, as a 1x1 kernel."""
+    mask = torch.zeros(ours.out_filters, ours.in_filters)
+    first = ours.groups - len(ours.blocks)
+    for index, block in enumerate(ours.blocks):
+        top = (first + index) * (ours.out_filters // ours.groups)
+        mask[top : top + block.shape[0], : block.shape[1]] = 1.0
+    return mask[:, :, None, None]
+
+
+class GatedReference(nn.Module):
+    """One gated layer with full kernels."""
+
+    def __init__(self, ours: GatedLayer) -> None:
+        super().__init__()
+        self.groups, self.residual, self.last = ours.channels, ours.residual, ours.last
+        self.vertical, self.horizontal = MaskedConv(ours.vertical), MaskedConv(ours.horizontal)
+        self.link, self.output = _copied(ours.link), MaskedConv(ours.output)
+
+    def forward(self, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor]:
+        """Both stacks' outputs."""
+        above = self.vertical(vertical)
+        shifted = torch.cat([torch.zeros_like(above[:, :, :1]), above[:, :, :-1]], dim=2)
+        inner = self.output(self._gate(self.horizontal(horizontal) + self.link(shifted)))
+        return vertical if self.last else self._gate(above), inner + horizontal if self.residual else inner
+
+    def _gate(self, features: Tensor) -> Tensor:
+        parts = [group.chunk(2, dim=1) for group in features.chunk(self.groups, dim=1)]
+        return torch.cat([content.tanh() * control.sigmoid() for content, control in parts], dim=1)
+
+
+class ResidualReference(nn.Module):
+    """One of PixelCNN's residual blocks with full kernels."""
+
+    def __init__(self, ours: ResidualBlock) -> None:
+        super().__init__()
+        self.reduce, self.masked, self.expand = (MaskedConv(part) for part in (ours.reduce, ours.masked, ours.expand))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The block's output."""
+        return features + self.expand(self.masked(self.reduce(features.relu()).relu()).relu())
+
+
+class RecurrentReference(nn.Module):
+    """One recurrent block: every row or diagonal a step of torch's own operations."""
+
+    def __init__(self, ours: RecurrentBlock) -> None:
+        super().__init__()
+        recurrent = ours.recurrent
+        self.kind: Literal["row", "diagonal"] = "row" if isinstance(recurrent, RowLSTM) else "diagonal"
+        inputs = [recurrent.inputs] if isinstance(recurrent, RowLSTM) else [recurrent.from_left, recurrent.from_right]
+        self.inputs = nn.ModuleList(MaskedConv(one) for one in inputs)
+        self.groups, self.residual = recurrent.channels, ours.residual
+        self.states = nn.ParameterList(nn.Parameter(one.detach().permute(2, 1, 0).clone()) for one in recurrent.state)
+        self.expand = MaskedConv(ours.expand)
+        self.skip = MaskedConv(ours.skip) if ours.skip is not None else None
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What goes on, and what skips to the output."""
+        hidden = self._rows(features) if self.kind == "row" else self._diagonals(features)
+        expanded = self.expand(hidden)
+        skipped = self.skip(hidden) if self.skip is not None else None
+        return expanded + features if self.residual else expanded, skipped
+
+    def _rows(self, features: Tensor) -> Tensor:
+        gates, state = self._split(self.inputs[0](features)), self.states[0]
+        return torch.stack(self._steps(gates.unbind(2), state, padding=state.shape[2] // 2), dim=2)
+
+    def _diagonals(self, features: Tensor) -> Tensor:
+        left = self._one_side(self._split(self.inputs[0](features)), self.states[0])
+        right = self._one_side(self._split(self.inputs[1](features)).flip(3), self.states[1]).flip(3)
+        return left + torch.cat([torch.zeros_like(right[:, :, :1]), right[:, :, :-1]], dim=2)
+
+    def _one_side(self, gates: Tensor, state: Tensor) -> Tensor:
+        height, width = gates.shape[2:]
+        skewed = torch.stack(
+            [functional.pad(gates[:, :, row], (row, height - 1 - row)) for row in range(height)], dim=2
+        )
+        steps = [functional.pad(one, (1, 0)) for one in skewed.unbind(3)]
+        hidden = torch.stack([one[..., 1:] for one in self._steps(steps, state, padding=0)], dim=3)
+        return torch.stack([hidden[:, :, row, row : row + width] for row in range(height)], dim=2)
+
+    def _steps(self, gates: list[Tensor] | tuple[Tensor, ...], state: Tensor, padding: int) -> list[Tensor]:
+        hidden = cell = torch.zeros_like(gates[0].chunk(4, dim=1)[0])
+        outputs = []
+        for one in gates:
+            recurrent = functional.conv1d(hidden, state, padding=padding)
+            recurrent = recurrent if padding else functional.pad(recurrent, (1, 0))
+            output, forget, entry, content = (one + recurrent).chunk(4, dim=1)
+            cell = forget.sigmoid() * cell + entry.sigmoid() * content.tanh()
+            hidden = output.sigmoid() * cell.tanh()
+            outputs.append(hidden)
+        return outputs
+
+    def _split(self, gates: Tensor) -> Tensor:
+        """The gates one after the other instead of colour by colour."""
+        return gates.unflatten(1, (self.groups, 4, -1)).transpose(1, 2).flatten(1, 3)
+
+
+class Reference(nn.Module):
+    """A whole model of the straightforward kind with the weights of ours."""
+
+    def __init__(self, ours: AutoregressiveModel) -> None:
+        super().__init__()
+        body, head = ours.body, ours.head
+        assert isinstance(body, GatedPixelCNN | PixelCNN | PixelRNN)
+        assert isinstance(head, SoftmaxHead)
+        self.levels, self.channels = ours.levels, ours.channels
+        self.first = None if isinstance(body, GatedPixelCNN) else MaskedConv(body.first)
+        if isinstance(body, GatedPixelCNN):
+            self.layers = nn.ModuleList(GatedReference(layer) for layer in body.gated_layers)
+        else:
+            self.layers = nn.ModuleList(
+                ResidualReference(block) if isinstance(block, ResidualBlock) else RecurrentReference(block)
+                for block in body.blocks
+                if isinstance(block, ResidualBlock | RecurrentBlock)
+            )
+        self.hidden, self.logits = MaskedConv(head.hidden), MaskedConv(head.logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, b c h w levels."""
+        scaled = images.to(self.logits.weight.dtype) * (2.0 / (self.levels - 1)) - 1.0
+        logits = self.logits(self.hidden(self._features(scaled).relu()).relu())
+        return logits.unflatten(1, (self.channels, self.levels)).permute(0, 1, 3, 4, 2)
+
+    def _features(self, scaled: Tensor) -> Tensor:
+        if self.first is None:
+            vertical = horizontal = scaled
+            for layer in self.layers:
+                vertical, horizontal = layer(vertical, horizontal)
+            return horizontal
+        features, skipped = self.first(scaled), []
+        for layer in self.layers:
+            if isinstance(layer, RecurrentReference):
+                features, extra = layer(features)
+                skipped += [] if extra is None else [extra]
+            else:
+                features = layer(features)
+        return sum(skipped, start=features)
+
+
+def _copied(ours: nn.Conv2d) -> nn.Conv2d:
+    copy = nn.Conv2d(ours.in_channels, ours.out_channels, 1)
+    copy.load_state_dict(ours.state_dict())
+    return copy
