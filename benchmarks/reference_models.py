@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from models.autoregressive import AutoregressiveModel
 from models.causal_conv import CausalConv, GroupedPointwise, HorizontalConv, VerticalConv
-from models.diagonal_bilstm import DiagonalBiLSTM
 from models.gated_pixelcnn import GatedLayer, GatedPixelCNN
 from models.pixel_rnn import PixelRNN, RecurrentBlock
 from models.pixelcnn import PixelCNN, ResidualBlock
