@@ -177,8 +177,8 @@ PRESETS: dict[str, Preset] = {
             url="data/digits-binary",
         ),
         data_version="digits-8-none-2levels, the same digits in black and white",
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="two to five minutes on two CPU cores",
+        expect="nats an image instead of bits/dim to compare by; see docs/models.md",
     ),
     "digits-autoencoder": Preset(
         _digits(
@@ -186,14 +186,14 @@ PRESETS: dict[str, Preset] = {
             AutoEncoderModel(num_layers=6, num_filters=32, head_filters=64, code_size=10, dropout=0.2),
         ),
         data_version=DIGITS,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="two to four minutes on two CPU cores",
+        expect="1.38 bits/dim given h on the 179 held-out images, docs/models.md",
     ),
     "digits-mse": Preset(
         _digits("digits-mse", MSEAutoEncoderModel(code_size=10)),
         data_version=DIGITS,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="a minute on two CPU cores",
+        expect="mean squared error 0.0087 on the 179 held-out images, docs/models.md",
     ),
     "cifar10-small": Preset(
         _cifar10_small(
@@ -206,8 +206,8 @@ PRESETS: dict[str, Preset] = {
     "cifar10-pixelcnn-small": Preset(
         _cifar10_small("cifar10-pixelcnn-small", PixelCNNModel(num_layers=5, num_filters=48, head_filters=96), 2600),
         data_version=CIFAR10,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
     ),
     "cifar10-row-lstm-small": Preset(
         _cifar10_small(
@@ -216,8 +216,8 @@ PRESETS: dict[str, Preset] = {
             2600,
         ),
         data_version=CIFAR10,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
     ),
     "cifar10-diagonal-bilstm-small": Preset(
         _cifar10_small(
@@ -226,8 +226,8 @@ PRESETS: dict[str, Preset] = {
             2600,
         ),
         data_version=CIFAR10,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
     ),
     "cifar10": Preset(
         Config(
@@ -309,8 +309,8 @@ PRESETS: dict[str, Preset] = {
             evaluate=Evaluation(batch_size=40),
         ),
         data_version=ORL,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="a minute on two CPU cores",
+        expect="triplet loss 0.058 on the 4 people held out, docs/models.md",
     ),
     "faces": Preset(
         _faces(
@@ -330,8 +330,8 @@ PRESETS: dict[str, Preset] = {
             sample=Sampling(count=32, grid_columns=8, batch_size=16),
         ),
         data_version=ORL,
-        cost="EXPECT",
-        expect="EXPECT",
+        cost="six minutes on two CPU cores",
+        expect="5.26 bits/dim given h on the 4 people held out, docs/models.md; face-like, not yet faces",
     ),
     "portraits-embedding": Preset(
         _faces(
