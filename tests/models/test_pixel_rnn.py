@@ -108,14 +108,6 @@ def test_narrow_images_leak_nothing(recurrence: str, height: int, width: int) ->
     assert not (reached & ~torch.ones_like(reached).tril(-1)).any()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_every_parameter_gets_a_gradient(recurrence: str, channels: int) -> None:
-    body = build(recurrence, channels=channels)
-    body(random_images(2, channels, 4, 4)).square().sum().backward()
-    assert [name for name, one in body.named_parameters() if one.grad is None or not one.grad.any()] == []
-
-
 @given(
     recurrence=st.sampled_from(RECURRENCES),
     channels=st.sampled_from([1, 3]),
@@ -157,23 +149,6 @@ def test_parameters_and_flops_equal_the_docstrings_formulas(
     )
     assert body.flops(height, width) == round(2 * weights * height * width)
     assert body.num_features == 2 * h
-
-
-def test_state_dict_loads_weights_only_and_gives_the_same_features(tmp_path) -> None:
-    images = random_images(2, 3, 4, 5)
-    for recurrence in RECURRENCES:
-        body, other = build(recurrence, seed=1), build(recurrence, seed=2)
-        torch.save(body.state_dict(), tmp_path / "body.pt")
-        other.load_state_dict(torch.load(tmp_path / "body.pt", weights_only=True))
-        assert torch.equal(body(images), other(images))
-
-
-@pytest.mark.parametrize("recurrence", RECURRENCES)
-def test_channels_last_gives_the_same_features(recurrence: str) -> None:
-    body, images = build(recurrence), random_images(2, 3, 5, 4)
-    plain = body(images)
-    strided = body.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(strided, plain, rtol=0, atol=1e-12)
 
 
 def check_compiled_equals_eager(recurrence: str, backend: str, channels: int, skip: bool) -> None:
