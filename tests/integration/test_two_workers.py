@@ -112,6 +112,7 @@ def _require_the_same_evaluation_by_one_and_two(root: str, steps: int, run_job: 
 def test_errors_of_workers_are_one_line_and_end_the_run_as_failed(
     s3: str, tmp_path: Path, run_job: Callable[..., tuple[int, str]]
 ) -> None:
+    client = mlflow.MlflowClient()  # makes the sqlite tables, which a worker that ends here must not leave half made
     words = words_for(s3, "failing", 40, 20)
     assert run_job("jobs.prepare", "digits", *words)[0] == 0
     shard = f"{s3}/data/train/shard-000003.tar"
@@ -124,7 +125,6 @@ def test_errors_of_workers_are_one_line_and_end_the_run_as_failed(
     assert not (tmp_path / "home/.ray/auth_token").exists(), (
         "it would lock later clusters of this machine's `ray start`"
     )
-    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("pixelcnn-ray")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"

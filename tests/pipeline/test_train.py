@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
-from pipeline import learner as learner_module
 from pipeline.checkpoint import newest_sound, steps_below
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -131,13 +131,13 @@ def test_other_data_on_resume_are_refused(digits: Config) -> None:
 def test_non_finite_loss_names_its_step_and_is_never_kept(digits: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(digits, run={"log_interval": 12, "checkpoint_interval": 4, "eval_interval": 12})
 
-    def poisoned(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def poisoned(model: object, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         nats = nats_of_images(logits, images)
         poisoned.calls += 1
         return nats * math.nan if poisoned.calls == 7 else nats
 
     poisoned.calls = 0
-    monkeypatch.setattr(learner_module, "nats_of_images", poisoned)
+    monkeypatch.setattr(AutoregressiveModel, "losses", poisoned)
     with pytest.raises(UserError, match=r"step 7: the loss or its gradient is not finite; lower train\.learning_rate"):
         fit(config)
     assert steps_below(run_url_of(config)) == ["step-000000004"]
