@@ -32,7 +32,7 @@ def draw_by_whole_passes(model: AutoregressiveModel, height: int, width: int, se
     width=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_images_and_likelihood_equal_those_of_whole_passes(
     kind: str, channels: int, num_layers: int, kernel_size: int, height: int, width: int, seed: int
 ) -> None:
