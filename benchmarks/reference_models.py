@@ -49,9 +49,8 @@ def _full_kernel(ours: OurConv) -> tuple[Tensor, Tensor, Tensor]:
         kernel = ours.kernel()[:, :, None, None]
         return kernel, _blocks(ours), ours.bias
     if isinstance(ours, HorizontalConv):
-        kernel = torch.cat([ours.left, ours.current.kernel()[:, :, None, None]], dim=3)
         mask = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
-        return functional.pad(kernel, (0, ours.reach)), functional.pad(mask, (0, ours.reach)), ours.current.bias
+        return functional.pad(ours.kernel(), (0, ours.reach)), functional.pad(mask, (0, ours.reach)), ours.current.bias
     row = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
     mask = torch.cat([torch.ones_like(ours.above), functional.pad(row, (0, ours.reach))], dim=2)
     below = (0, 0, 0, ours.reach)

@@ -6,6 +6,7 @@ from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from models.scaling import scale_levels
 from models.softmax_head import SoftmaxHead
 from models.trainable import TrainableModel
 
@@ -82,7 +83,7 @@ class AutoregressiveModel(TrainableModel):
 
     def scale(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Levels 0 .. levels-1 as numbers from -1 to 1 in the parameters' dtype."""
-        return images.to(self.head.logits.bias.dtype) * (2.0 / (self.levels - 1)) - 1.0
+        return scale_levels(images, self.levels, self.head.logits.bias.dtype)
 
     def vectors(self, condition: Condition | None) -> Float[Tensor, "b d"] | None:
         """The condition as vectors h, labels one-hot.

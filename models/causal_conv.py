@@ -104,9 +104,12 @@ class HorizontalConv(nn.Module):
         nn.init.kaiming_uniform_(self.left, a=math.sqrt(5))
         self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type)
 
+    def kernel(self) -> Float[Tensor, "o i 1 n"]:
+        """The cropped kernel: the left and the position itself."""
+        return torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
+
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        kernel = torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
-        return functional.conv2d(functional.pad(features, (self.reach, 0, 0, 0)), kernel, self.current.bias)
+        return functional.conv2d(functional.pad(features, (self.reach, 0, 0, 0)), self.kernel(), self.current.bias)
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image: the dense left part and the blocks of the position itself."""

@@ -17,6 +17,11 @@ SEED_SIZE = 4
 """Height and width of the map that the deconvolutional network starts from."""
 
 
+def doublings(image_size: int) -> int:
+    """How often 4 is doubled to reach an image's side, or the side halved until it is at most 4 pixels."""
+    return max(0, math.ceil(math.log2(image_size / SEED_SIZE)))
+
+
 class ConditionMap(nn.Module):
     """m of Eq. 5: h to a 4 x 4 map, then transposed 4 x 4 convolutions of stride 2, ReLU after each, cropped.
 
@@ -28,9 +33,9 @@ class ConditionMap(nn.Module):
         super().__init__()
         self.filters, self.image_size = filters, image_size
         self.seed = nn.Linear(size, filters * SEED_SIZE**2, bias=False)
-        doublings = max(0, math.ceil(math.log2(image_size / SEED_SIZE)))
         self.deconvolutions = nn.ModuleList(
-            nn.ConvTranspose2d(filters, filters, 4, stride=2, padding=1, bias=False) for _ in range(doublings)
+            nn.ConvTranspose2d(filters, filters, 4, stride=2, padding=1, bias=False)
+            for _ in range(doublings(image_size))
         )
 
     def forward(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b s h w"]:

@@ -10,12 +10,8 @@ from typing import Literal
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.conditioning import SEED_SIZE
-
-
-def halvings(image_size: int) -> int:
-    """How often an image's side is halved until it is at most 4 pixels."""
-    return max(0, math.ceil(math.log2(image_size / SEED_SIZE)))
+from models.conditioning import SEED_SIZE, doublings
+from models.scaling import scale_levels
 
 
 class ConvEncoder(nn.Module):
@@ -47,7 +43,7 @@ class ConvEncoder(nn.Module):
         activation: Literal["tanh", "relu"],
     ) -> None:
         super().__init__()
-        blocks = halvings(image_size)
+        blocks = doublings(image_size)
         if not blocks:
             raise ValueError(f"image_size must be above {SEED_SIZE} for an encoder, got {image_size}")
         self.levels, self.code_size = levels, code_size
@@ -61,7 +57,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The vector of each image."""
-        features = images.to(self.code.weight.dtype) * (2.0 / (self.levels - 1)) - 1.0
+        features = scale_levels(images, self.levels, self.code.weight.dtype)
         for convolution in self.convolutions:
             features = self.pool(self.activation(convolution(features)))
         code: Tensor = self.code(features.flatten(1))
@@ -87,7 +83,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, *, channels: int, image_size: int, num_filters: int, code_size: int) -> None:
         super().__init__()
-        blocks = halvings(image_size)
+        blocks = doublings(image_size)
         self.image_size = image_size
         widths = [num_filters * 2**index for index in range(blocks, -1, -1)]
         self.widest = widths[0]

@@ -42,10 +42,9 @@ class RowLSTM(nn.Module):
         nn.init.uniform_(self.state, -bound, bound)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        left, current = self.inputs.left, self.inputs.current
-        kernel = gates_first(torch.cat([left, current.kernel()[:, :, None, None]], dim=3), self.channels)
+        kernel = gates_first(self.inputs.kernel(), self.channels)
         padded = functional.pad(features, (self.inputs.reach, 0, 0, 0))
-        gates = functional.conv2d(padded, kernel, gates_first(current.bias, self.channels))
+        gates = functional.conv2d(padded, kernel, gates_first(self.inputs.current.bias, self.channels))
         hidden = lstm_scan(gates.permute(0, 2, 3, 1).unsqueeze(3), self.state, diagonal=False)
         return hidden[0].permute(0, 3, 1, 2)
 

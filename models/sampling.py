@@ -92,7 +92,7 @@ def _draw_rows(
     for y in range(height):
         for x in range(width):
             for c in range(model.channels):
-                logits = rows.logits(model.scale(images[:, :, : y + 1]), y, x)[:, c]
+                logits = rows.logits(images, y, x)[:, c]
                 levels, level_nats = choose_levels(logits, uniform[:, y, x, c], temperature)
                 images[:, c, y, x] = levels.to(torch.uint8)
                 nats += level_nats
@@ -107,9 +107,9 @@ class _WholeRows:
     ) -> None:
         self.model, self.vectors = model, vectors
 
-    def logits(self, scaled: Float[Tensor, "b c rows w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
+    def logits(self, images: UInt8[Tensor, "b c h w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
         """Logits of the pixel from the images' rows up to its own."""
-        return self.model.logits_of_scaled(scaled, self.vectors)[:, :, y, x]
+        return self.model.logits_of_scaled(self.model.scale(images[:, :, : y + 1]), self.vectors)[:, :, y, x]
 
 
 class _GatedRows:
@@ -133,11 +133,11 @@ class _GatedRows:
             layer.link(bias.new_zeros(count, layer.link.in_channels, 1, width)) for layer in self.body.gated_layers
         ]
 
-    def logits(self, scaled: Float[Tensor, "b c rows w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
+    def logits(self, images: UInt8[Tensor, "b c h w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
         """Logits of the pixel from the images' rows up to its own."""
         while self.row < y:
-            self._advance(scaled[:, :, self.row : self.row + 1])
-        horizontal = scaled[:, :, y:, : x + 1]
+            self._advance(self.model.scale(images[:, :, self.row : self.row + 1]))
+        horizontal = self.model.scale(images[:, :, y : y + 1, : x + 1])
         source = self._source_of_row(y, x + 1)
         for layer, from_above in zip(self.body.gated_layers, self.linked, strict=True):
             horizontal = layer.advance_horizontal(horizontal, from_above[..., : x + 1], source)

@@ -33,13 +33,13 @@ class Measured:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """The metrics' names and values, e.g. {"val/bits_per_dim": 2.1}; the first is the one to compare by."""
-        mean = self.total / (self.images * units(self.measure, self.dims))
         if self.measure == "nats":  # bits a sub-pixel for colour images, nats an image for binarised MNIST
             values = {
                 "bits_per_dim": bits_per_dim(self.total, self.images, self.dims),
                 "nats": self.total / self.images,
             }
         else:
+            mean = self.total / (self.images * units(self.measure, self.dims))
             values = {"mean_squared_error" if self.measure == "squared_error" else "triplet_loss": mean}
         return {f"{prefix}/{name}": value for name, value in (values | {"images": float(self.images)}).items()}
 

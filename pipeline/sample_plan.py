@@ -51,17 +51,15 @@ def make_plan(config: Config, model: TrainableModel, manifest: Manifest, worker:
     Raises:
         UserError: sample.mse_run is no run of an MSE auto-encoder of these images, or the split has too few images.
     """
-    columns = config.sample.grid_columns
-    rows = max(1, count // columns)
     if isinstance(model, AutoregressiveModel):
         return _of_labels(config, model, count, worker)
+    columns = config.sample.grid_columns
+    rows = max(1, count // columns)
     if isinstance(model, PixelCNNAutoEncoder):
         originals = _one_of_each_class(config, manifest, rows + config.sample.interpolate).to(worker.device)
-        return (
-            _interpolations(config, model, originals, columns)
-            if config.sample.interpolate
-            else (_reconstructions(config, model, originals, worker, columns))
-        )
+        if config.sample.interpolate:
+            return _interpolations(config, model, originals, columns)
+        return _reconstructions(config, model, originals, worker, columns)
     if isinstance(model, MSEAutoEncoder):
         originals = _one_of_each_class(config, manifest, rows).to(worker.device)
         back = model.reconstruct(originals)
