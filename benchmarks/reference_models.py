@@ -3,6 +3,7 @@
 Each takes its weights from a model of ours, so that both give the same outputs; benchmarks.train_step compares them.
 """
 
+import copy
 from typing import Literal
 
 import torch
@@ -41,30 +42,26 @@ class MaskedConv(nn.Conv2d):
 def _full_kernel(ours: OurConv) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel, mask and bias of the same convolution with all rows and columns."""
     if isinstance(ours, VerticalConv):
-        below = ours.rows - 1
-        kernel = functional.pad(ours.conv.weight, (0, 0, 0, below))
-        mask = functional.pad(torch.ones_like(ours.conv.weight), (0, 0, 0, below))
-        return kernel, mask, ours.conv.bias  # type: ignore[return-value]
-    if isinstance(ours, GroupedPointwise):
-        kernel = ours.kernel()[:, :, None, None]
-        return kernel, _blocks(ours), ours.bias
-    if isinstance(ours, HorizontalConv):
-        mask = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
-        return functional.pad(ours.kernel(), (0, ours.reach)), functional.pad(mask, (0, ours.reach)), ours.current.bias
-    row = torch.cat([torch.ones_like(ours.left), _blocks(ours.current)], dim=3)
-    mask = torch.cat([torch.ones_like(ours.above), functional.pad(row, (0, ours.reach))], dim=2)
-    below = (0, 0, 0, ours.reach)
-    return functional.pad(ours.kernel(), below), functional.pad(mask, below), ours.current.bias
+        kernel, bias, mask = ours.conv.weight, ours.conv.bias, torch.ones_like(ours.conv.weight)
+        missing = (0, 0, 0, ours.rows - 1)
+    else:
+        kernel, bias = ours.kernel_and_bias()
+        mask, missing = _mask(ours), (0, 0, 0, 0)
+        if isinstance(ours, HorizontalConv):
+            missing = (0, ours.reach, 0, 0)
+        elif isinstance(ours, CausalConv):
+            missing = (0, 0, 0, ours.reach)
+    assert bias is not None
+    return functional.pad(kernel, missing), functional.pad(mask, missing), bias
 
 
-def _blocks(ours: GroupedPointwise) -> Tensor:
-    """Ones where a block is, zeros elsewhere, as a 1x1 kernel."""
-    mask = torch.zeros(ours.out_filters, ours.in_filters)
-    first = ours.groups - len(ours.blocks)
-    for index, block in enumerate(ours.blocks):
-        top = (first + index) * (ours.out_filters // ours.groups)
-        mask[top : top + block.shape[0], : block.shape[1]] = 1.0
-    return mask[:, :, None, None]
+def _mask(ours: CausalConv | GroupedPointwise | HorizontalConv) -> Tensor:
+    """Ones where the kernel has a parameter: found by setting each of them to one."""
+    ours = copy.deepcopy(ours)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.fill_(1.0)
+        return ours.kernel_and_bias()[0]
 
 
 class GatedReference(nn.Module):
@@ -72,7 +69,7 @@ class GatedReference(nn.Module):
 
     def __init__(self, ours: GatedLayer) -> None:
         super().__init__()
-        self.groups, self.residual, self.last = ours.channels, ours.residual, ours.last
+        self.residual, self.last = ours.residual, ours.last
         self.vertical, self.horizontal = MaskedConv(ours.vertical), MaskedConv(ours.horizontal)
         self.link, self.output = _copied(ours.link), MaskedConv(ours.output)
 
@@ -84,8 +81,8 @@ class GatedReference(nn.Module):
         return vertical if self.last else self._gate(above), inner + horizontal if self.residual else inner
 
     def _gate(self, features: Tensor) -> Tensor:
-        parts = [group.chunk(2, dim=1) for group in features.chunk(self.groups, dim=1)]
-        return torch.cat([content.tanh() * control.sigmoid() for content, control in parts], dim=1)
+        content, control = features.chunk(2, dim=1)
+        return content.tanh() * control.sigmoid()
 
 
 class ResidualReference(nn.Module):
@@ -109,7 +106,7 @@ class RecurrentReference(nn.Module):
         self.kind: Literal["row", "diagonal"] = "row" if isinstance(recurrent, RowLSTM) else "diagonal"
         inputs = [recurrent.inputs] if isinstance(recurrent, RowLSTM) else [recurrent.from_left, recurrent.from_right]
         self.inputs = nn.ModuleList(MaskedConv(one) for one in inputs)
-        self.groups, self.residual = recurrent.channels, ours.residual
+        self.residual = ours.residual
         self.states = nn.ParameterList(nn.Parameter(one.detach().permute(2, 1, 0).clone()) for one in recurrent.state)
         self.expand = MaskedConv(ours.expand)
         self.skip = MaskedConv(ours.skip) if ours.skip is not None else None
@@ -122,12 +119,13 @@ class RecurrentReference(nn.Module):
         return expanded + features if self.residual else expanded, skipped
 
     def _rows(self, features: Tensor) -> Tensor:
-        gates, state = self._split(self.inputs[0](features)), self.states[0]
+        gates, state = self.inputs[0](features), self.states[0]
         return torch.stack(self._steps(gates.unbind(2), state, padding=state.shape[2] // 2), dim=2)
 
     def _diagonals(self, features: Tensor) -> Tensor:
-        left = self._one_side(self._split(self.inputs[0](features)), self.states[0])
-        right = self._one_side(self._split(self.inputs[1](features)).flip(3), self.states[1]).flip(3)
+        left, right = (side(features) for side in self.inputs)
+        left = self._one_side(left, self.states[0])
+        right = self._one_side(right.flip(3), self.states[1]).flip(3)
         return left + torch.cat([torch.zeros_like(right[:, :, :1]), right[:, :, :-1]], dim=2)
 
     def _one_side(self, gates: Tensor, state: Tensor) -> Tensor:
@@ -150,10 +148,6 @@ class RecurrentReference(nn.Module):
             hidden = output.sigmoid() * cell.tanh()
             outputs.append(hidden)
         return outputs
-
-    def _split(self, gates: Tensor) -> Tensor:
-        """The gates one after the other instead of colour by colour."""
-        return gates.unflatten(1, (self.groups, 4, -1)).transpose(1, 2).flatten(1, 3)
 
 
 class Reference(nn.Module):
@@ -199,6 +193,6 @@ class Reference(nn.Module):
 
 
 def _copied(ours: nn.Conv2d) -> nn.Conv2d:
-    copy = nn.Conv2d(ours.in_channels, ours.out_channels, 1)
-    copy.load_state_dict(ours.state_dict())
-    return copy
+    copied = nn.Conv2d(ours.in_channels, ours.out_channels, 1, bias=False)
+    copied.load_state_dict(ours.state_dict())
+    return copied

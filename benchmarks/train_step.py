@@ -5,10 +5,11 @@
 For each model: that both give the same logits from the same weights; training images/s of both, their steps in turn;
 GFLOP/s by the docstring's formula; the floor, which is the FLOPs at the matmul rate measured in the same run; and the
 memory that a step adds, each in a process of its own. A step is what `jobs.train` does to a batch: forward, nats,
-backward, clipping, AdamW.
+backward, clipping, AdamW, both in the environment of a CPU worker (`pipeline.allocator`).
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -18,11 +19,13 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmarks.reference_models import Reference
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
 from models.trainable import count_parameters
+from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.cost import TRAINING_PASSES
 from pipeline.model_config import GatedPixelCNNModel, ImageShape, PixelCNNModel, PixelRNNModel
 from pipeline.optim import build_optimizer
@@ -56,15 +59,19 @@ def built(name: str) -> AutoregressiveModel:
 
 
 def step_of(model: nn.Module, batch: int) -> Callable[[], None]:
-    """One training step on the same random images every time."""
+    """One training step on the same random images every time; the reference's loss is torch's own cross entropy."""
     optimizer = build_optimizer(model, PRESETS["cifar10-small"].config.train)
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last)
 
     def step() -> None:
-        nats = nats_of_images(model(images), images).sum()
+        logits = model(images)
+        if isinstance(model, Reference):
+            loss = functional.cross_entropy(logits.permute(0, 4, 1, 2, 3), images.long())
+        else:
+            loss = nats_of_images(logits, images).sum() / images.numel()
         optimizer.zero_grad(set_to_none=True)
-        (nats / images.numel()).backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -141,6 +148,12 @@ def main() -> None:
     parser.add_argument("--memory", choices=("ours", "reference"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    if not KEEP_FREED_MEMORY.items() <= os.environ.items():  # read when a process starts
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:]],
+            os.environ | KEEP_FREED_MEMORY,
+        )
     if words.memory:
         print(memory(words.models[0], words.memory, words.batch))
         return

@@ -26,6 +26,14 @@ def require_kernel_and_groups(kernel_size: int, groups: int, **widths: int) -> N
             raise ValueError(f"{name} must be a multiple of the {groups} colour groups, got {width}")
 
 
+def parts_first(channels: Float[Tensor, "o *rest"], groups: int, parts: int) -> Float[Tensor, "o *rest"]:
+    """Output channels ordered by part, then by colour group, from groups that have all their parts side by side.
+
+    The parts are the two halves of a gated unit or the four gates of an LSTM.
+    """
+    return channels.unflatten(0, (groups, parts, -1)).transpose(0, 1).flatten(0, 2)
+
+
 def shift_down(rows: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
     """The same maps one row lower, zeros in the first row: row y then holds what was known above row y."""
     return functional.pad(rows, (0, 0, 1, 0))[:, :, :-1]
@@ -42,14 +50,14 @@ class VerticalConv(nn.Module):
         super().__init__()
         require_kernel_and_groups(kernel_size, groups=1)
         self.rows, self.reach = (kernel_size + 1) // 2, kernel_size // 2
-        self.conv = nn.Conv2d(in_filters, out_filters, (self.rows, kernel_size))
+        self.conv = nn.Conv2d(in_filters, out_filters, (self.rows, kernel_size), padding=(0, self.reach))
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         return self.valid_rows(functional.pad(features, (0, 0, self.rows - 1, 0)))
 
     def valid_rows(self, features: Float[Tensor, "b i rows w"]) -> Float[Tensor, "b o outputs w"]:
         """Outputs of those rows alone that have all their (n-1)/2 rows above in `features`."""
-        outputs: Tensor = self.conv(functional.pad(features, (self.reach, self.reach, 0, 0)))
+        outputs: Tensor = self.conv(features)
         return outputs
 
     def flops(self, height: int, width: int) -> int:
@@ -60,14 +68,16 @@ class VerticalConv(nn.Module):
 class GroupedPointwise(nn.Module):
     """A 1x1 convolution between colour groups, block-triangular: group g sees groups before g (A) or up to g (B).
 
-    Only the blocks that exist are parameters, one tensor a group; `kernel` lays them into one matrix with zeros
-    elsewhere. Type A has no block for the first group.
+    Only the blocks that exist are parameters, one tensor a group; `kernel_and_bias` lays them into one matrix with
+    zeros elsewhere. Type A has no block for the first group. Parameters stand group by group; outputs are ordered by
+    part first, each part with all groups (`parts_first`).
     """
 
-    def __init__(self, in_filters: int, out_filters: int, groups: int, mask_type: MaskType) -> None:
+    def __init__(self, in_filters: int, out_filters: int, groups: int, mask_type: MaskType, parts: int = 1) -> None:
         super().__init__()
-        require_kernel_and_groups(3, groups, in_filters=in_filters, out_filters=out_filters)
-        self.groups, self.in_filters, self.out_filters = groups, in_filters, out_filters
+        require_kernel_and_groups(3, groups * parts, out_filters=out_filters)
+        require_kernel_and_groups(3, groups, in_filters=in_filters)
+        self.groups, self.parts, self.in_filters, self.out_filters = groups, parts, in_filters, out_filters
         visible = range(1, groups) if mask_type == "A" else range(1, groups + 1)
         self.blocks = nn.ParameterList(
             nn.Parameter(torch.empty(out_filters // groups, seen * in_filters // groups)) for seen in visible
@@ -76,14 +86,16 @@ class GroupedPointwise(nn.Module):
         for block in self.blocks:
             nn.init.kaiming_uniform_(block, a=math.sqrt(5))
 
-    def kernel(self) -> Float[Tensor, "o i"]:
-        """The block-triangular matrix, zeros where a group may not look."""
+    def kernel_and_bias(self) -> tuple[Float[Tensor, "o i 1 1"], Float[Tensor, " o"]]:
+        """The block-triangular matrix, zeros where a group may not look, as a 1x1 kernel; and the bias."""
         padded = [functional.pad(block, (0, self.in_filters - block.shape[1])) for block in self.blocks]
         blind = self.out_filters - sum(len(block) for block in self.blocks)
-        return torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
+        kernel = torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
+        ordered = parts_first(kernel, self.groups, self.parts)
+        return ordered[:, :, None, None], parts_first(self.bias, self.groups, self.parts)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        return functional.conv2d(features, self.kernel()[:, :, None, None], self.bias)
+        return functional.conv2d(features, *self.kernel_and_bias())
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image that the blocks need: 2 x their entries at each position."""
@@ -93,23 +105,28 @@ class GroupedPointwise(nn.Module):
 class HorizontalConv(nn.Module):
     """The 1 x n convolution of the horizontal stack, cropped to (n-1)/2 positions on the left and the position itself.
 
-    The left part is dense over the colours; the position itself goes through `GroupedPointwise` blocks.
+    The left part is dense over the colours; the position itself goes through `GroupedPointwise` blocks. Outputs are
+    ordered by part first, as theirs.
     """
 
-    def __init__(self, in_filters: int, out_filters: int, kernel_size: int, groups: int, mask_type: MaskType) -> None:
+    def __init__(
+        self, in_filters: int, out_filters: int, kernel_size: int, groups: int, mask_type: MaskType, parts: int = 1
+    ) -> None:
         super().__init__()
         require_kernel_and_groups(kernel_size, groups, in_filters=in_filters, out_filters=out_filters)
         self.reach = kernel_size // 2
         self.left = nn.Parameter(torch.empty(out_filters, in_filters, 1, self.reach))
         nn.init.kaiming_uniform_(self.left, a=math.sqrt(5))
-        self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type)
+        self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type, parts)
 
-    def kernel(self) -> Float[Tensor, "o i 1 n"]:
-        """The cropped kernel: the left and the position itself."""
-        return torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
+    def kernel_and_bias(self) -> tuple[Float[Tensor, "o i 1 n"], Float[Tensor, " o"]]:
+        """The cropped kernel, which is the left and the position itself, and the bias, in the outputs' order."""
+        current, bias = self.current.kernel_and_bias()
+        left = parts_first(self.left, self.current.groups, self.current.parts)
+        return torch.cat([left, current], dim=3), bias
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        return functional.conv2d(functional.pad(features, (self.reach, 0, 0, 0)), self.kernel(), self.current.bias)
+        return functional.conv2d(functional.pad(features, (self.reach, 0, 0, 0)), *self.kernel_and_bias())
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image: the dense left part and the blocks of the position itself."""
@@ -133,14 +150,15 @@ class CausalConv(nn.Module):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
         self.current = GroupedPointwise(in_filters, out_filters, groups, mask_type)
 
-    def kernel(self) -> Float[Tensor, "o i rows n"]:
-        """The cropped kernel: the rows above, then the left, the position itself and the zeros right of it."""
-        row = torch.cat([self.left, self.current.kernel()[:, :, None, None]], dim=3)
-        return torch.cat([self.above, functional.pad(row, (0, self.reach))], dim=2)
+    def kernel_and_bias(self) -> tuple[Float[Tensor, "o i rows n"], Float[Tensor, " o"]]:
+        """The cropped kernel, which is the rows above, the left, the position itself and the zeros right of it."""
+        current, bias = self.current.kernel_and_bias()
+        row = functional.pad(torch.cat([self.left, current], dim=3), (0, self.reach))
+        return torch.cat([self.above, row], dim=2), bias
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         padded = functional.pad(features, (self.reach, self.reach, self.reach, 0))
-        return functional.conv2d(padded, self.kernel(), self.current.bias)
+        return functional.conv2d(padded, *self.kernel_and_bias())
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image that the mask leaves: above, left, and the blocks of the position."""

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 ConditionForm = Literal["vector", "map"]
 SEED_SIZE = 4
@@ -112,10 +111,11 @@ class ConditionTerm(nn.Conv2d):
         nn.init.zeros_(self.weight)
 
 
-def add_condition(
-    features: Float[Tensor, "b f h w"], term: ConditionTerm | None, source: Float[Tensor, "b s #h #w"] | None
-) -> Float[Tensor, "b f h w"]:
-    """The features with the layer's term of s, where the model has one and is given one."""
+def condition_term(
+    term: ConditionTerm | None, source: Float[Tensor, "b s #h #w"] | None
+) -> Float[Tensor, "b f #h #w"] | None:
+    """The layer's term of s, where the model has one and is given one."""
     if term is None or source is None:
-        return features
-    return features + functional.conv2d(source, term.weight)
+        return None
+    added: Tensor = term(source)
+    return added

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.causal_conv import GroupedPointwise, require_kernel_and_groups, shift_down
-from models.lstm_scan import gates_first, lstm_scan
+from models.lstm_scan import lstm_scan
 
 
 class DiagonalBiLSTM(nn.Module):
@@ -33,22 +33,21 @@ class DiagonalBiLSTM(nn.Module):
 
     def __init__(self, num_filters: int, channels: int) -> None:
         super().__init__()
-        require_kernel_and_groups(3, channels, num_filters=num_filters)
         self.channels = channels
-        self.from_left = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B")
-        self.from_right = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B")
+        require_kernel_and_groups(3, channels, num_filters=num_filters)
+        self.from_left = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B", parts=4)
+        self.from_right = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B", parts=4)
         self.state = nn.Parameter(torch.empty(2, 2, num_filters, 4 * num_filters))
         bound = 1 / math.sqrt(2 * num_filters)
         nn.init.uniform_(self.state, -bound, bound)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        sides = (self.from_left, self.from_right)
-        kernel = torch.cat([gates_first(side.kernel(), self.channels) for side in sides])
-        bias = torch.cat([gates_first(side.bias, self.channels) for side in sides])
-        gates = functional.conv2d(features, kernel[:, :, None, None], bias)
+        left, right = self.from_left.kernel_and_bias(), self.from_right.kernel_and_bias()
+        kernel, bias = (torch.cat(both) for both in zip(left, right, strict=True))
+        gates = functional.conv2d(features, kernel, bias)
         hidden = lstm_scan(gates.permute(0, 2, 3, 1).unflatten(3, (2, -1)), self.state, diagonal=True)
-        left, right = hidden.permute(0, 1, 4, 2, 3)
-        return left + shift_down(right)
+        rightwards, leftwards = hidden.permute(0, 1, 4, 2, 3)
+        return rightwards + shift_down(leftwards)
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations of all convolutions, forward, an image: 2 x (16h^2 t + 16h^2) at each position."""

@@ -6,26 +6,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.causal_conv import GroupedPointwise, HorizontalConv, VerticalConv, require_kernel_and_groups, shift_down
-from models.conditioning import Conditioning, ConditionTerm, add_condition
-
-
-def gate(features: Float[Tensor, "b f2 h w"], groups: int, dropout: float = 0.0) -> Float[Tensor, "b f h w"]:
-    """tanh(first half) * sigmoid(second half), the halves taken inside each colour group (Eq. 2).
-
-    A split of all channels in two would hand one colour's features to another's gate and leak.
-    """
-    content, control = features.unflatten(1, (groups, 2, -1)).unbind(2)
-    gated = (content.tanh() * control.sigmoid()).flatten(1, 2)
-    return functional.dropout(gated, dropout) if dropout else gated
+from models.causal_conv import GroupedPointwise, HorizontalConv, VerticalConv, require_kernel_and_groups
+from models.conditioning import Conditioning, ConditionTerm, condition_term
+from models.gate import gate
 
 
 class GatedLayer(nn.Module):
     """One layer of Fig. 2: vertical stack, link, horizontal stack with residual, and the condition's terms (Eq. 4, 5).
 
-    The last layer's vertical stack ends in the link: nothing would read its gated output.
+    The last layer's vertical stack ends in the link: nothing would read its gated output. The link has no bias, as the
+    horizontal convolution that it is added to has one, so that the row above the first one, all zeros, links to zeros.
     Parameters with p filters, kernel n, C colours, S filters of the condition, m = (n+1)/2 and i input filters:
-    vertical 2p (m n i + 1), link 2p (2p + 1), horizontal 2p i (n-1)/2 + 2p i t + 2p, output p^2 (C+1)/(2C) + p,
+    vertical 2p (m n i + 1), link 4p^2, horizontal 2p i (n-1)/2 + 2p i t + 2p, output p^2 (C+1)/(2C) + p,
     condition 4pS (2pS in the last layer); t is (C-1)/(2C) in the first layer (mask A) and (C+1)/(2C) in the others.
     """
 
@@ -44,8 +36,8 @@ class GatedLayer(nn.Module):
         self.channels, self.dropout, self.residual, self.last = channels, dropout, not first, last
         width = 2 * num_filters
         self.vertical = VerticalConv(in_filters, width, kernel_size)
-        self.link = nn.Conv2d(width, width, 1)
-        self.horizontal = HorizontalConv(in_filters, width, kernel_size, channels, "A" if first else "B")
+        self.link = nn.Conv2d(width, width, 1, bias=False)
+        self.horizontal = HorizontalConv(in_filters, width, kernel_size, channels, "A" if first else "B", parts=2)
         self.output = GroupedPointwise(num_filters, num_filters, channels, "B")
         self.vertical_term = ConditionTerm(condition_filters, width) if condition_filters and not last else None
         self.horizontal_term = ConditionTerm(condition_filters, width) if condition_filters else None
@@ -58,16 +50,15 @@ class GatedLayer(nn.Module):
     ) -> tuple[Float[Tensor, "b v h w"], Float[Tensor, "b f h w"]]:
         """Both stacks' outputs; the last layer's vertical one is its input, as it goes nowhere."""
         above = self.vertical(vertical)
-        linked = self.link(shift_down(above))
         outputs = vertical if self.last else self.gate_vertical(above, source)
-        return outputs, self.advance_horizontal(horizontal, linked, source)
+        gated = gate(self.horizontal(horizontal), self.link(above), condition_term(self.horizontal_term, source))
+        return outputs, self._horizontal_output(gated, horizontal)
 
     def gate_vertical(
         self, above: Float[Tensor, "b f2 h w"], source: Float[Tensor, "b s #h #w"] | None
     ) -> Float[Tensor, "b f h w"]:
         """The vertical stack's output from its pre-activation; it carries no residual."""
-        biased = add_condition(above, self.vertical_term, source)
-        return gate(biased, self.channels, self.dropout if self.training else 0.0)
+        return self._dropped(gate(above, term=condition_term(self.vertical_term, source)))
 
     def advance_horizontal(
         self,
@@ -75,10 +66,18 @@ class GatedLayer(nn.Module):
         linked: Float[Tensor, "b f2 h w"],
         source: Float[Tensor, "b s #h #w"] | None,
     ) -> Float[Tensor, "b f h w"]:
-        """The horizontal stack's output from its input and what the link brings from the rows above."""
-        biased = add_condition(self.horizontal(horizontal) + linked, self.horizontal_term, source)
-        outputs: Tensor = self.output(gate(biased, self.channels, self.dropout if self.training else 0.0))
+        """The horizontal stack's output from its input and what the link brought of the row above each of its rows."""
+        gated = gate(self.horizontal(horizontal) + linked, term=condition_term(self.horizontal_term, source))
+        return self._horizontal_output(gated, horizontal)
+
+    def _horizontal_output(
+        self, gated: Float[Tensor, "b f h w"], horizontal: Float[Tensor, "b i h w"]
+    ) -> Float[Tensor, "b f h w"]:
+        outputs: Tensor = self.output(self._dropped(gated))
         return outputs + horizontal if self.residual else outputs
+
+    def _dropped(self, gated: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
+        return functional.dropout(gated, self.dropout, self.training) if self.dropout else gated
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations of the convolutions, forward, an image; the condition's terms stand apart."""

@@ -63,11 +63,6 @@ def lstm_scan(
     return hidden.unflatten(2, inputs.shape[1:3])
 
 
-def gates_first(channels: Float[Tensor, "gates *rest"], groups: int) -> Float[Tensor, "gates *rest"]:
-    """Output channels of a convolution, in which each colour group has its own four gates, as the scan orders them."""
-    return channels.unflatten(0, (groups, 4, -1)).transpose(0, 1).flatten(0, 2)
-
-
 def _tap_offsets(kernel: Tensor, diagonal: bool) -> range:
     taps = kernel.shape[1] * 4 // kernel.shape[2]
     return range(-1, 1) if diagonal else range(-(taps // 2), taps // 2 + 1)

@@ -8,10 +8,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.causal_conv import HorizontalConv, require_kernel_and_groups
-from models.lstm_scan import gates_first, lstm_scan
+from models.lstm_scan import lstm_scan
 
 
 class RowLSTM(nn.Module):
@@ -34,17 +33,15 @@ class RowLSTM(nn.Module):
 
     def __init__(self, num_filters: int, channels: int, kernel_size: int = 3, state_kernel_size: int = 3) -> None:
         super().__init__()
-        require_kernel_and_groups(state_kernel_size, channels, num_filters=num_filters)
         self.channels = channels
-        self.inputs = HorizontalConv(2 * num_filters, 4 * num_filters, kernel_size, channels, "B")
+        require_kernel_and_groups(state_kernel_size, channels, num_filters=num_filters)
+        self.inputs = HorizontalConv(2 * num_filters, 4 * num_filters, kernel_size, channels, "B", parts=4)
         self.state = nn.Parameter(torch.empty(1, state_kernel_size, num_filters, 4 * num_filters))
         bound = 1 / math.sqrt(state_kernel_size * num_filters)
         nn.init.uniform_(self.state, -bound, bound)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        kernel = gates_first(self.inputs.kernel(), self.channels)
-        padded = functional.pad(features, (self.inputs.reach, 0, 0, 0))
-        gates = functional.conv2d(padded, kernel, gates_first(self.inputs.current.bias, self.channels))
+        gates = self.inputs(features)
         hidden = lstm_scan(gates.permute(0, 2, 3, 1).unsqueeze(3), self.state, diagonal=False)
         return hidden[0].permute(0, 3, 1, 2)
 

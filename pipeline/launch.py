@@ -27,6 +27,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
+from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.arrow_storage import filesystem_of
 from pipeline.checkpoint import upload
 from pipeline.config import Config
@@ -121,6 +122,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+            worker_runtime_env={} if cluster.use_gpu else {"env_vars": KEEP_FREED_MEMORY},
         ),
     )
     with _printed(lines):

@@ -58,7 +58,7 @@ def test_parameters_and_flops_equal_the_docstrings_formulas(
     parameters = flops = 0.0
     for index in range(num_layers):
         i, t = (p, here) if index else (c, here_first)
-        parameters += 2 * p * (m * n * i + 1) + 2 * p * (2 * p + 1)
+        parameters += 2 * p * (m * n * i + 1) + 4 * p * p
         parameters += 2 * p * i * (n - 1) / 2 + 2 * p * i * t + 2 * p + p * p * here + p
         parameters += (2 if index == num_layers - 1 else 4) * p * filters
         flops += 2 * (m * n * i * 2 * p + 4 * p * p + 2 * p * i * (n - 1) / 2 + 2 * p * i * t + p * p * here)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from models.likelihood import bits_per_dim, nats_of_images
 
@@ -23,6 +24,20 @@ def test_nats_pick_each_subpixels_own_logits() -> None:
                 for x in range(2):
                     by_hand[b] -= logits[b, c, y, x].log_softmax(0)[int(images[b, c, y, x])]
     torch.testing.assert_close(nats_of_images(logits, images), by_hand)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradient_of_nats_equals_that_of_torchs_cross_entropy(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 5, (3, 3, 2, 2), dtype=torch.uint8)
+    logits = torch.randn(3, 3, 2, 2, 5).to(dtype).requires_grad_()
+    weights = torch.rand(3, dtype=torch.float64)
+    (ours,) = torch.autograd.grad((nats_of_images(logits, images) * weights).sum(), logits)
+    by_level = logits.permute(0, 4, 1, 2, 3).to(torch.promote_types(dtype, torch.float32))
+    each = functional.cross_entropy(by_level, images.long(), reduction="none").flatten(1).sum(1)
+    (expected,) = torch.autograd.grad((each * weights).sum(), logits)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, expected)
 
 
 def test_nats_of_bfloat16_logits_are_computed_in_float32() -> None:

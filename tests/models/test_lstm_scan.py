@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.lstm_scan import _scan, _scan_backward, gates_first, lstm_scan, scan_steps
+from models.lstm_scan import _scan, _scan_backward, lstm_scan, scan_steps
 
 CASES = [("row", 3, 4, 3), ("row", 1, 5, 3), ("row", 4, 2, 5), ("row", 3, 2, 7), ("row", 3, 1, 3)]
 CASES += [("diagonal", 3, 4, 2), ("diagonal", 4, 2, 2), ("diagonal", 1, 3, 2), ("diagonal", 3, 1, 2)]
@@ -130,9 +130,3 @@ def test_bfloat16_keeps_cells_in_float32_and_stays_near(case: tuple[str, int, in
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32]
     for gradient, one in zip(gradients, wanted, strict=True):
         assert (gradient - one).norm() < 0.03 * one.norm()
-
-
-def test_gates_first_takes_each_groups_gates_apart() -> None:
-    names = [f"{gate}{group}{feature}" for group in range(3) for gate in "ofig" for feature in range(2)]
-    wanted = [f"{gate}{group}{feature}" for gate in "ofig" for group in range(3) for feature in range(2)]
-    assert [names[index] for index in gates_first(torch.arange(24.0), 3).int()] == wanted

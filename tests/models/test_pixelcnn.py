@@ -33,7 +33,7 @@ def test_cropped_convolution_equals_the_masked_full_kernel(mask_type: str, chann
     torch.manual_seed(0)
     conv = CausalConv(2 * channels, 3 * channels, kernel_size, channels, mask_type).double()
     features = torch.randn(2, 2 * channels, 6, 5, dtype=torch.float64)
-    full = functional.pad(conv.kernel(), (0, 0, 0, kernel_size // 2)).detach()
+    full = functional.pad(conv.kernel_and_bias()[0], (0, 0, 0, kernel_size // 2)).detach()
     allowed = mask(channels, 2 * channels, 3 * channels, kernel_size, mask_type)
     assert torch.equal(full != 0, allowed != 0)
     expected = functional.conv2d(features, full * allowed, conv.current.bias, padding=kernel_size // 2)
