@@ -29,6 +29,7 @@ def test_gate_and_its_gradients_equal_the_formula(shift: bool, size: tuple[int, 
 
 def test_a_second_derivative_is_refused() -> None:
     features = torch.randn(1, 2, 2, 2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(gate(features).sum(), features, create_graph=True)
+    weight = torch.ones(1, 1, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad((gate(features) * weight).sum(), features, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
