@@ -1,18 +1,25 @@
-"""Drawing images, sub-pixel by sub-pixel.
+"""Drawing images, sub-pixel by sub-pixel, each layer's output of each sub-pixel computed once (models.incremental)."""
 
-In a Gated PixelCNN the vertical stack goes a row at a time and the horizontal stack over the row for each sub-pixel;
-every other body is run on the rows so far for each sub-pixel.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
 from models.autoregressive import AutoregressiveModel, Condition
-from models.gated_pixelcnn import GatedPixelCNN
+from models.incremental.head import HeadRow
+from models.incremental.rows import row_of
+from models.scaling import scale_levels
+
+
+@dataclass(frozen=True)
+class Known:
+    """What of the images is given: they are completed. The likelihood counts the drawn sub-pixels alone."""
+
+    images: UInt8[Tensor, "b c h w"]
+    mask: Bool[Tensor, "b h w"]
+    """True where a pixel is given."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,12 @@ def draw(
     seeds: Sequence[int],
     condition: Condition | None = None,
     temperature: float = 1.0,
+    known: Known | None = None,
+    after_row: Callable[[int], None] | None = None,
 ) -> Samples:
     """One image for each seed, sub-pixels drawn in raster order, on the model's device.
+
+    Under autocast the arithmetic is done in its dtype, else in that of the parameters.
 
     Args:
         model: in whatever mode; it draws in eval mode and is put back.
@@ -58,103 +69,69 @@ def draw(
         seeds: one a image; the same seed, condition and weights give the same image in every batch.
         condition: a label or a vector for each image, for a conditional model.
         temperature: divides the log-probabilities; 1 draws from the model itself.
+        known: pixels that are given and not drawn.
+        after_row: called with the number of rows that are done after each of them.
 
     Raises:
-        ValueError: temperature is not positive, or the condition doesn't fit the model or the seeds.
+        ValueError: temperature is not positive, or the condition or what is known doesn't fit the model or the seeds.
     """
+    shape = (len(seeds), model.channels, height, width)
     if not temperature > 0.0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     if condition is not None and len(condition) != len(seeds):
         raise ValueError(f"got a condition for {len(condition)} images and {len(seeds)} seeds")
+    if known is not None and (known.images.shape != shape or known.mask.shape != (len(seeds), height, width)):
+        raise ValueError(
+            f"known images must be of shape {list(shape)} and their mask without colours, got "
+            f"{list(known.images.shape)} and {list(known.mask.shape)}"
+        )
     was_training = model.training
     model.eval()
+    device = model.head.logits.bias.device
+    dtype = model.head.logits.bias.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
     try:
-        vectors = model.vectors(condition)
-        rows = _GatedRows if isinstance(model.body, GatedPixelCNN) else _WholeRows
-        return _draw_rows(model, rows(model, len(seeds), height, width, vectors), height, width, seeds, temperature)
+        with torch.autocast(device.type, enabled=False):
+            return _draw(model, shape, dtype, seeds, model.vectors(condition), temperature, known, after_row)
     finally:
         model.train(was_training)
 
 
-def _draw_rows(
+def _draw(
     model: AutoregressiveModel,
-    rows: "_GatedRows | _WholeRows",
-    height: int,
-    width: int,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
     seeds: Sequence[int],
+    vectors: Float[Tensor, "b d"] | None,
     temperature: float,
+    known: Known | None,
+    after_row: Callable[[int], None] | None,
 ) -> Samples:
-    device, count = model.head.logits.bias.device, len(seeds)
-    uniform = random_numbers(seeds, model.channels * height * width).view(count, height, width, model.channels)
-    uniform = uniform.to(device)
-    images = torch.zeros(count, model.channels, height, width, dtype=torch.uint8, device=device)
+    count, channels, height, width = shape
+    device = model.head.logits.bias.device
+    like = torch.empty(count, channels, width, dtype=dtype, device=device)
+    body, head = row_of(model, vectors, height, like), HeadRow(model.head, like)
+    order = [(x, c) for x in range(width) for c in range(channels)]
+    operations = [body.operations(x, c) + head.operations(body.features, x, c) for x, c in order]
+    inputs = [body.image.group(x, c) for x, c in order]
+    scaled = scale_levels(torch.arange(model.levels, device=device).view(-1, 1, 1, 1).byte(), model.levels, dtype)
+    uniform = random_numbers(seeds, channels * height * width).to(device).view(count, height, width * channels)
+    images = torch.empty(count, height, width * channels, dtype=torch.uint8, device=device)
     nats = torch.zeros(count, dtype=torch.float64, device=device)
     for y in range(height):
-        for x in range(width):
-            for c in range(model.channels):
-                logits = rows.logits(images, y, x)[:, c]
-                levels, level_nats = choose_levels(logits, uniform[:, y, x, c], temperature)
-                images[:, c, y, x] = levels.to(torch.uint8)
-                nats += level_nats
-    return Samples(images, nats)
-
-
-class _WholeRows:
-    """Logits of a pixel by a pass over the rows so far."""
-
-    def __init__(
-        self, model: AutoregressiveModel, count: int, height: int, width: int, vectors: Float[Tensor, "b d"] | None
-    ) -> None:
-        self.model, self.vectors = model, vectors
-
-    def logits(self, images: UInt8[Tensor, "b c h w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
-        """Logits of the pixel from the images' rows up to its own."""
-        return self.model.logits_of_scaled(self.model.scale(images[:, :, : y + 1]), self.vectors)[:, :, y, x]
-
-
-class _GatedRows:
-    """The two stacks at the row being drawn: the vertical one computed once a row, the horizontal one for each pixel.
-
-    Each layer holds its last rows of vertical input, and what its link brings to the row.
-    """
-
-    def __init__(
-        self, model: AutoregressiveModel, count: int, height: int, width: int, vectors: Float[Tensor, "b d"] | None
-    ) -> None:
-        assert isinstance(model.body, GatedPixelCNN)
-        self.model, self.body, self.row = model, model.body, 0
-        self.source = self.body.condition_source(vectors, height, width)
-        bias = model.head.logits.bias
-        self.inputs = [
-            bias.new_zeros(count, layer.vertical.conv.in_channels, layer.vertical.rows, width)
-            for layer in self.body.gated_layers
-        ]
-        self.linked = [
-            layer.link(bias.new_zeros(count, layer.link.in_channels, 1, width)) for layer in self.body.gated_layers
-        ]
-
-    def logits(self, images: UInt8[Tensor, "b c h w"], y: int, x: int) -> Float[Tensor, "b c levels"]:
-        """Logits of the pixel from the images' rows up to its own."""
-        while self.row < y:
-            self._advance(self.model.scale(images[:, :, self.row : self.row + 1]))
-        horizontal = self.model.scale(images[:, :, y : y + 1, : x + 1])
-        source = self._source_of_row(y, x + 1)
-        for layer, from_above in zip(self.body.gated_layers, self.linked, strict=True):
-            horizontal = layer.advance_horizontal(horizontal, from_above[..., : x + 1], source)
-        logits: Tensor = self.model.head(horizontal)
-        return logits[:, :, 0, x]
-
-    def _advance(self, row: Float[Tensor, "b c 1 w"]) -> None:
-        """Take in the row just drawn: one row of every layer's vertical stack, each computed once."""
-        vertical, source = row, self._source_of_row(self.row, row.shape[3])
-        for index, layer in enumerate(self.body.gated_layers):
-            self.inputs[index] = torch.cat([self.inputs[index][:, :, 1:], vertical], dim=2)
-            pre_activation = layer.vertical.valid_rows(self.inputs[index])
-            self.linked[index] = layer.link(pre_activation)
-            vertical = vertical if layer.last else layer.gate_vertical(pre_activation, source)
-        self.row += 1
-
-    def _source_of_row(self, y: int, width: int) -> Float[Tensor, "b s 1 #w"] | None:
-        if self.source is None or self.source.shape[2] == 1:
-            return self.source
-        return self.source[:, :, y : y + 1, :width]
+        body.begin(y)
+        for place, (x, c) in enumerate(order):
+            for operation in operations[place]:
+                operation()
+            levels, level_nats = choose_levels(head.logits, uniform[:, y, place], temperature)
+            if known is not None:
+                given = known.mask[:, y, x].to(device)
+                levels = torch.where(given, known.images[:, c, y, x].to(device).long(), levels)
+                level_nats = level_nats.masked_fill(given, 0.0)
+            images[:, y, place] = levels
+            inputs[place].copy_(scaled[levels, 0, 0])
+            nats += level_nats
+        if after_row:
+            after_row(y + 1)
+    return Samples(images.unflatten(2, (width, channels)).permute(0, 3, 1, 2).contiguous(), nats)
