@@ -7,6 +7,7 @@ from pipeline.config import Config
 from pipeline.evaluate import in_words
 from pipeline.prepare import prepare
 from pipeline.runs import run_evaluation, run_sampling, run_training
+from pipeline.storage import join
 
 
 def job(config: Config) -> None:
@@ -17,7 +18,7 @@ def job(config: Config) -> None:
     drawn = run_sampling(config)
     print(
         f"\n{config.evaluate.split}: {in_words(measured)} over {measured['images']:,.0f} images\n"
-        f"grid, a row a class: {drawn['grid_url']}\n"
+        f"grid, a row a class: {join(drawn['url'], 'samples.png')}\n"
         "MLflow: make ui"
     )
 

@@ -8,10 +8,10 @@ from pipeline.runs import run_sampling
 
 
 def job(config: Config) -> None:
-    """Draw from the run's newest checkpoint, and tell where the grid and the arrays lie."""
+    """Draw from the run's newest checkpoint, and tell where the images lie; the same command goes on after a stop."""
     drawn = run_sampling(config)
     likelihood = f" at {drawn['likelihood']}" if drawn["likelihood"] else ""
-    print(f"drew {drawn['count']:,} images{likelihood}: {drawn['grid_url']} and {drawn['arrays_url']}")
+    print(f"drew {drawn['count']:,} images{likelihood}: samples.png, samples.npz and manifest.json in {drawn['url']}")
 
 
 if __name__ == "__main__":

@@ -144,8 +144,14 @@ class Sampling(Section):
     """Drawn images in a row of the grid; with labels a row is a class, with an encoder one image of the split."""
     conditional: bool = True
     """Draw with labels; without, a model trained with model.condition_dropout draws unconditionally."""
+    labels: tuple[int, ...] = ()
+    """Classes to draw in turn, a row of the grid each; nothing: all of them."""
+    vectors: str = ""
+    """File or s3://bucket/key of a .npy array [n, d]: the h of each row, instead of an encoder's."""
+    keep_rows: int = Field(default=0, ge=0)
+    """Upper rows that are taken from images of sample.split and completed downwards; with labels, by theirs."""
     split: str = ""
-    """Split whose images an encoder's model reconstructs or interpolates; nothing: data.val_split."""
+    """Split whose images are completed, reconstructed or interpolated; nothing: data.val_split."""
     interpolate: bool = False
     """Rows go from one image's embedding to another's with the same random numbers, instead of redrawing one image."""
     mse_run: str = ""
@@ -156,8 +162,10 @@ class Sampling(Section):
     """Divides the log-probabilities; 1 draws from the model itself."""
     seed: int = 0
     """Image i is drawn from seed + i, in whatever batch."""
+    png_files: bool = True
+    """Write each image as a PNG file of its own, too."""
     url: str = ""
-    """Folder or s3://bucket/prefix of the results; nothing: the run's folder, samples/step-N."""
+    """Folder or s3://bucket/prefix of the results; nothing: the run's folder, samples/step-N-REQUEST."""
 
 
 class Tracking(Section):

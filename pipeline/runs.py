@@ -1,13 +1,12 @@
 """What a job does on the driver: check, launch, track the end, tell."""
 
 import subprocess
-from dataclasses import asdict
 from typing import Any
 
 from models.trainable import TrainableModel
-from pipeline.checkpoint import folder_name, newest_sound, require_same_result
+from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, newest_sound, require_same_result
 from pipeline.config import Config
-from pipeline.drawing import draw_and_write
+from pipeline.drawing import draw_and_write, samples_url
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
@@ -61,10 +60,9 @@ def run_evaluation(config: Config) -> dict[str, Any]:
 def run_sampling(config: Config) -> dict[str, Any]:
     """Draw from the run's newest checkpoint, and put the grid beside the others on its MLflow run."""
     step = _require_checkpoint(config)
-    url = config.sample.url or join(run_url_of(config), "samples", folder_name(step))
-    drawn = run_on_workers(config, _draw_on_worker, (config, url), join(run_url_of(config), "sampling"))
+    drawn = run_on_workers(config, _draw_on_worker, config, join(run_url_of(config), "sampling"))
     tracker = Tracker(_identity(config))
-    tracker.image(step, f"drawn_from_seed_{config.sample.seed}", read(drawn["grid_url"]))
+    tracker.image(step, f"drawn_from_seed_{config.sample.seed}", read(join(drawn["url"], "samples.png")))
     tracker.close(None)
     return drawn
 
@@ -99,27 +97,29 @@ def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) ->
 
 
 def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
-    model = _averaged_model(config, worker)
+    model, _ = _averaged_model(config, worker)
     split = config.evaluate.split
     manifest = load_manifest(config, split)
     measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
     return measured.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_{model.measure}": measured.total}
 
 
-def _draw_on_worker(worker: RayWorker, argument: tuple[Config, str]) -> dict[str, Any]:
-    config, url = argument
+def _draw_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
     manifest = load_manifest(config, config.sample.split or config.data.val_split)
-    drawn = draw_and_write(config, _averaged_model(config, worker).eval(), manifest, worker, url)
-    return asdict(drawn) if drawn else {}
+    model, state = _averaged_model(config, worker)
+    weights = state.files[AVERAGED_NAME]
+    url = samples_url(config, run_url_of(config), folder_name(state.step), weights)
+    drawn = draw_and_write(config, model.eval(), manifest, worker, url, weights)
+    return {"url": url, "count": drawn.count, "likelihood": drawn.likelihood} if drawn else {}
 
 
-def _averaged_model(config: Config, worker: RayWorker) -> TrainableModel:
+def _averaged_model(config: Config, worker: RayWorker) -> tuple[TrainableModel, State]:
     """The model with the averaged weights of the run's newest sound checkpoint."""
     model = config.build_model()
     with newest_sound(run_url_of(config)) as checkpoint:
         assert checkpoint is not None
         model.load_state_dict(checkpoint.weights(averaged=True))
-    return on_device(model, worker.device)
+        return on_device(model, worker.device), checkpoint.state
 
 
 def _git_commit() -> str:

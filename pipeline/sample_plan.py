@@ -1,20 +1,23 @@
 """What is drawn and how the grid shows it: classes in rows, or images beside what their encoder lets be redrawn."""
 
+import io
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from models.autoencoder import MSEAutoEncoder, PixelCNNAutoEncoder
 from models.autoregressive import AutoregressiveModel
+from models.sampling import Known
 from models.trainable import TrainableModel
 from pipeline.checkpoint import newest_sound
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest, split_url
 from pipeline.shards import decode_png, fetch
+from pipeline.storage import read
 from pipeline.worker import Worker
 
 
@@ -30,8 +33,14 @@ class Plan:
     """Columns of shown images, uint8 [row c h w], left of the drawn ones."""
     after: list[Tensor] = field(default_factory=list)
     """The same on their right."""
+    known: Known | None = None
+    """What of the drawn images is given."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """What goes with the drawn images into samples.npz."""
+
+    def drawn_dims(self, dims: int, channels: int) -> int:
+        """Sub-pixels of an image that are drawn, of `dims`."""
+        return dims if self.known is None else dims - channels * int(self.known.mask[0].sum())
 
     def rows(self, drawn: UInt8[Tensor, "n c h w"]) -> tuple[UInt8[Tensor, "m c h w"], int]:
         """All images of the grid in reading order, and how many stand in a row."""
@@ -49,23 +58,91 @@ def make_plan(config: Config, model: TrainableModel, manifest: Manifest, worker:
     With an encoder the rows are full, so fewer may be drawn, but a row at least.
 
     Raises:
-        UserError: sample.mse_run is no run of an MSE auto-encoder of these images, or the split has too few images.
+        UserError: sample.mse_run is no run of an MSE auto-encoder of these images, the split has too few images, or
+            another field of sample doesn't fit the model.
     """
-    if isinstance(model, AutoregressiveModel):
-        return _of_labels(config, model, count, worker)
+    _require_fitting(config, model)
     columns = config.sample.grid_columns
     rows = max(1, count // columns)
+    if isinstance(model, AutoregressiveModel):
+        if config.sample.keep_rows:
+            return _completions(config, model, manifest, worker, rows)
+        return _of_labels(config, model, count, worker)
     if isinstance(model, PixelCNNAutoEncoder):
-        originals = _one_of_each_class(config, manifest, rows + config.sample.interpolate).to(worker.device)
+        if config.sample.vectors:
+            return _of_vectors(config, model, worker)
+        originals = _one_of_each_class(config, manifest, rows + config.sample.interpolate)[0].to(worker.device)
         if config.sample.interpolate:
             return _interpolations(config, model, originals, columns)
         return _reconstructions(config, model, originals, worker, columns)
     if isinstance(model, MSEAutoEncoder):
-        originals = _one_of_each_class(config, manifest, rows).to(worker.device)
+        originals = _one_of_each_class(config, manifest, rows)[0].to(worker.device)
         back = model.reconstruct(originals)
         arrays = {"originals": originals.cpu().numpy(), "mse_reconstructions": back.cpu().numpy()}
         return Plan(None, [], 0, before=[originals, back], arrays=arrays)
     return None
+
+
+def _require_fitting(config: Config, model: TrainableModel) -> None:
+    sample, classes = config.sample, config.data.num_classes
+    reads_labels = isinstance(model, AutoregressiveModel) and model.reads_labels
+    wrong = [label for label in sample.labels if not 0 <= label < classes]
+    if sample.labels and not reads_labels:
+        raise UserError(f"sample.labels {list(sample.labels)}: the model reads no labels; leave it empty")
+    if wrong:
+        raise UserError(f"sample.labels {wrong}: {config.data.name} has the classes 0 to {classes - 1}")
+    if sample.keep_rows and not isinstance(model, AutoregressiveModel):
+        raise UserError(f"sample.keep_rows {sample.keep_rows}: only a density model completes images; set it to 0")
+    if sample.keep_rows >= config.data.image_size:
+        raise UserError(
+            f"sample.keep_rows {sample.keep_rows}: nothing is left to draw of {config.data.image_size} rows; keep fewer"
+        )
+    if sample.vectors and not isinstance(model, PixelCNNAutoEncoder):
+        raise UserError(f"sample.vectors {sample.vectors}: the model is conditioned on no vectors; leave it empty")
+
+
+def _completions(config: Config, model: AutoregressiveModel, manifest: Manifest, worker: Worker, rows: int) -> Plan:
+    """A row an image of the split: its upper rows alone, completions of them, and the whole image."""
+    columns, keep = config.sample.grid_columns, config.sample.keep_rows
+    originals, labels = _one_of_each_class(config, manifest, rows)
+    images = originals.repeat_interleave(columns, 0).to(worker.device)
+    mask = torch.zeros(images[:, 0].shape, dtype=torch.bool, device=worker.device)
+    mask[:, :keep] = True
+    given = originals.clone()
+    given[:, :, keep:] = config.data.levels // 2
+    labelled = model.reads_labels and config.sample.conditional
+    return Plan(
+        model,
+        [config.sample.seed + index for index in range(len(images))],
+        columns,
+        condition=labels.repeat_interleave(columns, 0).to(worker.device) if labelled else None,
+        before=[given],
+        after=[originals],
+        arrays={"originals": originals.numpy(), "labels": labels.numpy()},
+        known=Known(images, mask),
+    )
+
+
+def _of_vectors(config: Config, model: PixelCNNAutoEncoder, worker: Worker) -> Plan:
+    """A row of draws for each h of sample.vectors."""
+    url, size = config.sample.vectors, model.decoder.body.condition_size
+    try:
+        vectors = np.load(io.BytesIO(read(url)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"sample.vectors {url}: not a readable .npy array ({error}); write it by numpy.save") from error
+    if vectors.ndim != 2 or vectors.shape[1] != size or not len(vectors) or not np.isfinite(vectors).all():
+        raise UserError(
+            f"sample.vectors {url}: an array of shape {list(vectors.shape)}; the model wants finite numbers [n, {size}]"
+        )
+    condition = torch.from_numpy(vectors.astype(np.float32)).repeat_interleave(config.sample.grid_columns, 0)
+    seeds = [config.sample.seed + index for index in range(len(condition))]
+    return Plan(
+        model.decoder,
+        seeds,
+        config.sample.grid_columns,
+        condition=condition.to(worker.device),
+        arrays={"vectors": condition.numpy()},
+    )
 
 
 def _of_labels(config: Config, model: AutoregressiveModel, count: int, worker: Worker) -> Plan:
@@ -73,7 +150,8 @@ def _of_labels(config: Config, model: AutoregressiveModel, count: int, worker: W
     seeds = [config.sample.seed + index for index in range(count)]
     if not model.reads_labels or not config.sample.conditional:
         return Plan(model, seeds, config.sample.grid_columns)
-    labels = torch.arange(count) // config.sample.grid_columns % config.data.num_classes
+    classes = torch.tensor(config.sample.labels or range(config.data.num_classes))
+    labels = classes[torch.arange(count) // config.sample.grid_columns % len(classes)]
     arrays = {"labels": labels.numpy()}
     return Plan(model, seeds, config.sample.grid_columns, condition=labels.to(worker.device), arrays=arrays)
 
@@ -111,8 +189,10 @@ def _interpolations(config: Config, model: PixelCNNAutoEncoder, originals: Tenso
     )
 
 
-def _one_of_each_class(config: Config, manifest: Manifest, count: int) -> UInt8[Tensor, "n c h w"]:
-    """`count` images of the split's first shard, the first of each class in turn, then the second, and so on.
+def _one_of_each_class(
+    config: Config, manifest: Manifest, count: int
+) -> tuple[UInt8[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """`count` images of the split's first shard and their labels, the first of each class in turn, then the second.
 
     Raises:
         UserError: the shard holds fewer.
@@ -129,7 +209,9 @@ def _one_of_each_class(config: Config, manifest: Manifest, count: int) -> UInt8[
         met[record.label] = met.get(record.label, 0) + 1
         ranked.append((met[record.label], record.label, record))
     ranked.sort(key=lambda one: one[:2])
-    return torch.from_numpy(np.stack([decode_png(record, manifest.shape) for _, _, record in ranked[:count]]))
+    chosen = [record for _, _, record in ranked[:count]]
+    images = np.stack([decode_png(record, manifest.shape) for record in chosen])
+    return torch.from_numpy(images), torch.tensor([record.label for record in chosen])
 
 
 def _mse_model(config: Config, worker: Worker) -> MSEAutoEncoder:

@@ -1,6 +1,5 @@
 """The training loop: every worker runs it, counted in steps and images; the same command goes on where it stopped."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipeline.clock import clock
 from pipeline.config import Config
 from pipeline.drawing import training_grid
 from pipeline.evaluate import Measured, evaluate, sum_over_workers
@@ -113,7 +113,7 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     print(
         f"step {learner.step:,}/{config.train.steps:,}  images {learner.images_seen:,}  "
         f"{measured.text}  {speed['train/images_per_second']:,.0f} images/s  "
-        f"data wait {speed['train/data_wait_fraction']:.1%}  time left {_clock(left)}",
+        f"data wait {speed['train/data_wait_fraction']:.1%}  time left {clock(left)}",
         flush=True,
     )
 
@@ -149,8 +149,3 @@ def _tracker(worker: Worker, identity: RunIdentity, undelivered: list[Entry]) ->
         tracker.close(None)
         raise
     tracker.close("FINISHED")
-
-
-def _clock(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
-from models.sampling import choose_levels, draw, random_numbers
+from models.sampling import Known, choose_levels, draw, random_numbers
 from tests.models.builders import KINDS, build, condition_for
 
 
@@ -48,6 +48,63 @@ def test_images_and_likelihood_equal_those_of_whole_passes(
     torch.testing.assert_close(samples.nats, teacher_forced, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_in_float32_are_the_teacher_forced_ones(
+    kind: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each logit that the sampler meets, against one pass over the finished images."""
+    model = build(kind, 3, channels=channels, image_size=5).float()
+    condition = condition_for(model, 2)
+    met = []
+
+    def recorded(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        met.append(logits.clone())
+        return choose_levels(logits, uniform, temperature)
+
+    monkeypatch.setattr("models.sampling.choose_levels", recorded)
+    images = draw(model, height=5, width=5, seeds=[0, 1], condition=condition).images
+    with torch.no_grad():
+        expected = model(images, condition)
+    together = torch.stack(met, dim=1).view(2, 5, 5, channels, -1).permute(0, 3, 1, 2, 4)
+    torch.testing.assert_close(together, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_pixels_are_kept_and_the_rest_is_drawn_given_them(kind: str) -> None:
+    model = build(kind, 1, channels=3, image_size=4)
+    condition = condition_for(model, 2)
+    whole = draw(model, height=4, width=4, seeds=[5, 6], condition=condition)
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, :2], mask[1, 2, 0] = True, True
+    # From the same random numbers, an image is completed to itself; from others, only what is given stays.
+    same = draw(model, height=4, width=4, seeds=[5, 6], condition=condition, known=Known(whole.images, mask))
+    other = draw(model, height=4, width=4, seeds=[7, 8], condition=condition, known=Known(whole.images, mask))
+    assert torch.equal(same.images, whole.images)
+    kept = mask[:, None].expand_as(whole.images)
+    assert torch.equal(other.images[kept], whole.images[kept])
+    assert not torch.equal(other.images, whole.images)
+    with torch.no_grad():
+        each = model(other.images, condition).log_softmax(4).gather(4, other.images.long()[..., None])[..., 0]
+    torch.testing.assert_close(other.nats, -(each * ~kept).flatten(1).sum(1), rtol=0, atol=1e-10)
+
+
+def test_rows_are_told_as_they_are_drawn() -> None:
+    rows: list[int] = []
+    draw(build("pixelcnn"), height=3, width=2, seeds=[0], after_row=rows.append)
+    assert rows == [1, 2, 3]
+
+
+def test_under_autocast_the_arithmetic_is_bfloat16() -> None:
+    model = build("row", 2, image_size=4).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        samples = draw(model, height=4, width=4, seeds=range(8))
+    with torch.no_grad():
+        nats = nats_of_images(model(samples.images), samples.images)
+    assert not torch.equal(samples.nats, nats)
+    assert ((samples.nats - nats).abs() < 0.02 * samples.images[0].numel()).all()
+
+
 def test_an_image_is_the_same_in_whatever_batch() -> None:
     model = build("gated-label")
     together = draw(model, height=4, width=4, seeds=[7, 8, 9], condition=torch.tensor([1, 0, 1]))
@@ -76,6 +133,9 @@ def test_low_temperature_draws_the_most_probable_level() -> None:
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         draw(build("gated-label"), height=2, width=2, seeds=[0], condition=torch.tensor([0]), temperature=0.0)
+    image, mask = torch.zeros(1, 1, 3, 3, dtype=torch.uint8), torch.zeros(1, 3, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="known images must be of shape"):
+        draw(build("pixelcnn", channels=1), height=2, width=2, seeds=[0], known=Known(image, mask))
     with pytest.raises(ValueError, match="got a condition for 1 images and 2 seeds"):
         draw(build("gated-label"), height=2, width=2, seeds=[0, 1], condition=torch.tensor([0]))
 
