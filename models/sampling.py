@@ -110,28 +110,82 @@ def _draw(
 ) -> Samples:
     count, channels, height, width = shape
     device = model.head.logits.bias.device
-    like = torch.empty(count, channels, width, dtype=dtype, device=device)
-    body, head = row_of(model, vectors, height, like), HeadRow(model.head, like)
-    order = [(x, c) for x in range(width) for c in range(channels)]
-    operations = [body.operations(x, c) + head.operations(body.features, x, c) for x, c in order]
-    inputs = [body.image.group(x, c) for x, c in order]
-    scaled = scale_levels(torch.arange(model.levels, device=device).view(-1, 1, 1, 1).byte(), model.levels, dtype)
+    row = _Row(model, torch.empty(count, channels, width, dtype=dtype, device=device), height, vectors, temperature)
     uniform = random_numbers(seeds, channels * height * width).to(device).view(count, height, width * channels)
     images = torch.empty(count, height, width * channels, dtype=torch.uint8, device=device)
-    nats = torch.zeros(count, dtype=torch.float64, device=device)
+    draw_row = _Replayed(row.draw) if device.type == "cuda" else row.draw
     for y in range(height):
-        body.begin(y)
-        for place, (x, c) in enumerate(order):
-            for operation in operations[place]:
-                operation()
-            levels, level_nats = choose_levels(head.logits, uniform[:, y, place], temperature)
-            if known is not None:
-                given = known.mask[:, y, x].to(device)
-                levels = torch.where(given, known.images[:, c, y, x].to(device).long(), levels)
-                level_nats = level_nats.masked_fill(given, 0.0)
-            images[:, y, place] = levels
-            inputs[place].copy_(scaled[levels, 0, 0])
-            nats += level_nats
+        row.begin(y, uniform[:, y], known)
+        draw_row()
+        images[:, y] = row.levels
         if after_row:
             after_row(y + 1)
-    return Samples(images.unflatten(2, (width, channels)).permute(0, 3, 1, 2).contiguous(), nats)
+    return Samples(images.unflatten(2, (width, channels)).permute(0, 3, 1, 2).contiguous(), row.nats)
+
+
+class _Row:
+    """The row being drawn, on fixed memory: `draw` is the same operations on the same tensors for every row."""
+
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        like: Float[Tensor, "b c w"],
+        height: int,
+        vectors: Float[Tensor, "b d"] | None,
+        temperature: float,
+    ) -> None:
+        count, channels, width = like.shape
+        self._body, self._head = row_of(model, vectors, height, like), HeadRow(model.head, like)
+        order = [(x, c) for x in range(width) for c in range(channels)]
+        self._operations = [
+            self._body.operations(x, c) + self._head.operations(self._body.features, x, c) for x, c in order
+        ]
+        self._inputs = [self._body.image.group(x, c) for x, c in order]
+        every_level = torch.arange(model.levels, device=like.device).view(-1, 1, 1, 1).byte()
+        self._scaled = scale_levels(every_level, model.levels, like.dtype)[:, 0, 0]
+        self._uniform = like.new_empty(count, len(order), dtype=torch.float64)
+        self._given: Bool[Tensor, "b n"] | None = None
+        self._temperature, self._channels = temperature, channels
+        self.levels = like.new_zeros(count, len(order), dtype=torch.int64)
+        self.nats = like.new_zeros(count, dtype=torch.float64)
+
+    def begin(self, y: int, uniform: Float64[Tensor, "b n"], known: Known | None) -> None:
+        """Go to row y: what the rows above bring, its random numbers, and what of it is given."""
+        self._body.begin(y)
+        self._uniform.copy_(uniform)
+        if known is not None:
+            given = known.mask[:, y].repeat_interleave(self._channels, 1).to(uniform.device)
+            self._given = given if self._given is None else self._given.copy_(given)
+            self.levels.copy_(known.images[:, :, y].transpose(1, 2).flatten(1))
+
+    def draw(self) -> None:
+        """Draw the row to `levels` and add to `nats`; given sub-pixels of `levels` stay."""
+        for place, operations in enumerate(self._operations):
+            for operation in operations:
+                operation()
+            levels, nats = choose_levels(self._head.logits, self._uniform[:, place], self._temperature)
+            if self._given is not None:
+                levels = torch.where(self._given[:, place], self.levels[:, place], levels)
+                nats = nats.masked_fill(self._given[:, place], 0.0)
+            self.levels[:, place] = levels
+            self._inputs[place].copy_(self._scaled[levels])
+            self.nats += nats
+
+
+class _Replayed:
+    """A function on fixed CUDA memory: run once as it is, then captured as a CUDA graph and replayed."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function, self._ran = function, False
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if not self._ran:
+            self._ran = True
+            self._function()
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._function()
+        self._graph.replay()

@@ -1,0 +1,86 @@
+"""Images/s of the incremental sampler on a GPU, for the presets at the papers' sizes, with random weights.
+
+    python -m benchmarks.gpu_sampling [PRESET ...] [--batch 1 16 64 256 1024] [--device cuda] [--precision bfloat16]
+
+Weights don't change the time, so none are loaded. Each batch is drawn once to warm up and once timed, from the seeds to
+the images; the FLOPs are one forward pass an image by the docstring's formula, the peak a bfloat16 matmul's of the same
+run. `--device cpu --batch 1 --size 8` tries the script without a GPU.
+"""
+
+import argparse
+import time
+
+import torch
+
+from models.sampling import draw
+from pipeline.precision import on_device
+from pipeline.presets import PRESETS
+
+MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, times: int = 10) -> float:
+    """TFLOP/s of square matrix products, the best of some."""
+    size = MATMUL_SIZES[device.type]
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(times):
+        synchronize(device)
+        started = time.perf_counter()
+        left @ right
+        synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e12
+
+
+def seconds(preset: str, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
+    """Seconds of drawing a batch, and the FLOPs of a forward pass an image."""
+    torch.manual_seed(0)
+    config = PRESETS[preset].config
+    model = on_device(config.build_model(), device).eval()
+    labels = torch.zeros(batch, dtype=torch.int64, device=device) if model.reads_labels else None
+    size = size or config.data.image_size
+    taken = 0.0
+    for _ in range(2):
+        synchronize(device)
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            draw(model, height=size, width=size, seeds=range(batch), condition=labels)  # type: ignore[arg-type]
+        synchronize(device)
+        taken = time.perf_counter() - started
+    return taken, model.flops(size, size)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", default=["cifar10", "imagenet32"], metavar="PRESET")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--size", type=int, default=0, help="side of the images; 0: the preset's")
+    words = parser.parse_args()
+    device, dtype = torch.device(words.device), getattr(torch, words.precision)
+    peak = matmul_peak(device, dtype)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
+    print("| preset | batch | seconds | images/s | TFLOP/s | share of the peak |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for preset in words.presets:
+        for batch in words.batch:
+            taken, flops = seconds(preset, batch, words.size, device, dtype)
+            rate = flops * batch / taken / 1e12
+            print(
+                f"| {preset} | {batch} | {taken:.2f} | {batch / taken:.2f} | {rate:.3f} | {rate / peak:.2%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
