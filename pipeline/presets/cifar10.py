@@ -1,0 +1,125 @@
+"""CIFAR-10: small models for two CPU cores, and the papers' sizes."""
+
+from pipeline.config import Config, Data, Evaluation, Run, Sampling, Training
+from pipeline.model_config import GatedPixelCNNModel, Model, PixelCNNModel, PixelRNNModel
+from pipeline.presets.preset import HEAD, NOT_MEASURED, ONE_GPU, H, Preset
+
+VERSION = "cifar10-32-none, the official CIFAR-10 train and test split"
+
+
+def _cifar10(**changes: str | int) -> Data:
+    values = {
+        "name": "cifar10",
+        "url": "data/cifar10",
+        "source_format": "cifar10-binary",
+        "image_size": 32,
+        "channels": 3,
+        "levels": 256,
+        "val_split": "test",
+        "records_per_shard": 2000,
+    }
+    return Data.model_validate(values | changes)
+
+
+def _cifar10_small(name: str, model: Model, steps: int) -> Config:
+    """A run on two CPU cores."""
+    return Config(
+        preset=name,
+        model=model,
+        data=_cifar10(),
+        train=Training(steps=steps, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
+        run=Run(name=name, log_interval=20, eval_interval=1300, sample_interval=1300, checkpoint_interval=200),
+        sample=Sampling(count=40, grid_columns=4, batch_size=20),
+    )
+
+
+def _cifar10_pixelrnn(name: str, model: Model) -> Config:
+    """Section 5.1 to 5.5 of arXiv 1601.06759: batches of 16; RMSProp's place is taken by AdamW, schedule ours."""
+    return Config(
+        preset=name,
+        model=model,
+        data=_cifar10(),
+        train=Training(steps=300_000, batch_size=16, learning_rate=5e-4, warmup_steps=1000, ema_decay=0.9998),
+        run=Run(name=name, log_interval=50, eval_interval=5000, sample_interval=10_000, checkpoint_interval=1000),
+        cluster=ONE_GPU,
+        evaluate=Evaluation(batch_size=500),
+    )
+
+
+CIFAR10: dict[str, Preset] = {
+    "cifar10-small": Preset(
+        _cifar10_small(
+            "cifar10-small", GatedPixelCNNModel(num_layers=5, num_filters=48, kernel_size=5, head_filters=96), 2600
+        ),
+        data_version=VERSION,
+        cost="half an hour on two CPU cores",
+        expect="4.33 bits/dim on test, measured in benchmarks/cifar10.md; below the Gaussian's 4.70 of Table 1",
+    ),
+    "cifar10-pixelcnn-small": Preset(
+        _cifar10_small("cifar10-pixelcnn-small", PixelCNNModel(num_layers=5, num_filters=48, head_filters=96), 2600),
+        data_version=VERSION,
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
+    ),
+    "cifar10-row-lstm-small": Preset(
+        _cifar10_small(
+            "cifar10-row-lstm-small",
+            PixelRNNModel(kind="row-lstm", num_layers=3, num_filters=33, head_filters=96),
+            2600,
+        ),
+        data_version=VERSION,
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
+    ),
+    "cifar10-diagonal-bilstm-small": Preset(
+        _cifar10_small(
+            "cifar10-diagonal-bilstm-small",
+            PixelRNNModel(kind="diagonal-bilstm", num_layers=3, num_filters=33, head_filters=96),
+            2600,
+        ),
+        data_version=VERSION,
+        cost="not yet measured; steps as in cifar10-small",
+        expect="not yet measured",
+    ),
+    "cifar10": Preset(
+        Config(
+            preset="cifar10",
+            model=GatedPixelCNNModel(
+                num_layers=15, num_filters=192, kernel_size=5, head_filters=384, dropout=0.2, conditional=False
+            ),
+            data=_cifar10(),
+            train=Training(steps=100_000, batch_size=128, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9998),
+            run=Run(
+                name="cifar10", log_interval=50, eval_interval=2000, sample_interval=5000, checkpoint_interval=1000
+            ),
+            cluster=ONE_GPU,
+            evaluate=Evaluation(batch_size=500),
+        ),
+        data_version=VERSION,
+        cost=NOT_MEASURED,
+        expect="3.03 bits/dim on test, arXiv 1606.05328, Table 1; the recipe is ours and not yet measured",
+    ),
+    "cifar10-pixelcnn": Preset(
+        _cifar10_pixelrnn("cifar10-pixelcnn", PixelCNNModel(num_layers=15, num_filters=H, head_filters=HEAD)),
+        data_version=VERSION,
+        cost=NOT_MEASURED,
+        expect="3.14 bits/dim on test, arXiv 1601.06759, Table 5; the recipe is ours and not yet measured",
+    ),
+    "cifar10-row-lstm": Preset(
+        _cifar10_pixelrnn(
+            "cifar10-row-lstm", PixelRNNModel(kind="row-lstm", num_layers=12, num_filters=H, head_filters=HEAD)
+        ),
+        data_version=VERSION,
+        cost=NOT_MEASURED,
+        expect="3.07 bits/dim on test, arXiv 1601.06759, Table 5; the recipe is ours and not yet measured",
+    ),
+    "cifar10-diagonal-bilstm": Preset(
+        _cifar10_pixelrnn(
+            "cifar10-diagonal-bilstm",
+            PixelRNNModel(kind="diagonal-bilstm", num_layers=12, num_filters=H, head_filters=HEAD),
+        ),
+        data_version=VERSION,
+        cost=NOT_MEASURED,
+        expect="3.00 bits/dim on test, arXiv 1601.06759, Table 5; the recipe is ours and not yet measured",
+    ),
+}
