@@ -74,7 +74,7 @@ class GatedLayer(nn.Module):
         self, gated: Float[Tensor, "b f h w"], horizontal: Float[Tensor, "b i h w"]
     ) -> Float[Tensor, "b f h w"]:
         outputs: Tensor = self.output(self._dropped(gated))
-        return outputs + horizontal if self.residual else outputs
+        return outputs.add_(horizontal) if self.residual else outputs
 
     def _dropped(self, gated: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
         return functional.dropout(gated, self.dropout, self.training) if self.dropout else gated

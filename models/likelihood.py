@@ -32,7 +32,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         log_probabilities, levels = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_logits = log_probabilities.exp().mul_(gradient[:, None])
+        by_logits = log_probabilities.exp_().mul_(gradient[:, None])  # a second backward pass is an error for it
         return by_logits.scatter_(1, levels, by_logits.gather(1, levels) - gradient[:, None]), None
 
 

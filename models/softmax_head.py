@@ -25,7 +25,7 @@ class SoftmaxHead(nn.Module):
         self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B")
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b c h w levels"]:
-        logits: Tensor = self.logits(self.hidden(features.relu()).relu())
+        logits: Tensor = self.logits(self.hidden(features.relu()).relu_())
         return logits.unflatten(1, (self.channels, self.levels)).permute(0, 1, 3, 4, 2)
 
     def nats(self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:

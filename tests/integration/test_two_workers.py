@@ -86,6 +86,7 @@ def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
     assert_same(final_weights(s3, "killed", steps), undisturbed)
     _require_one_run_without_doubles("killed", steps)
     _require_the_same_evaluation_by_one_and_two(s3, steps, run_job)
+    _require_the_same_images_after_a_kill(s3, steps, start_job, run_job)
 
 
 def _require_one_run_without_doubles(name: str, steps: int) -> None:
@@ -106,6 +107,31 @@ def _require_the_same_evaluation_by_one_and_two(root: str, steps: int, run_job: 
         assert "over 179 images of digits-8-none" in told
         sums.append(float(re.search(r"sum_of_nats ([\d.]+)", told).group(1)))  # type: ignore[union-attr]
     assert sums[0] == pytest.approx(sums[1], abs=1e-6)
+
+
+def _require_the_same_images_after_a_kill(
+    root: str,
+    steps: int,
+    start_job: Callable[..., subprocess.Popen[str]],
+    run_job: Callable[..., tuple[int, str]],
+) -> None:
+    """Two workers killed in the middle and one process that goes on give what one process gives."""
+    words = [*words_for(root, "killed", steps, 50), "--sample.count", "600", "--sample.batch-size", "10"]
+    one, two = f"{root}/one", f"{root}/two"
+    status, told = run_job("jobs.sample", "digits", *words, "--cluster.num-workers", "0", "--sample.url", one)
+    assert status == 0, told
+    assert "drew 600 images" in told
+    killed = start_job("jobs.sample", "digits", *words, "--sample.url", two)
+    wait_until(lambda: killed.poll() is None and len(storage.names_below(f"{two}/parts")) >= 4, 120, "four parts")
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not storage.exists(f"{two}/manifest.json")
+    status, told = run_job("jobs.sample", "digits", *words, "--cluster.num-workers", "0", "--sample.url", two)
+    assert status == 0, told
+    assert storage.names_below(one) == storage.names_below(two)
+    assert len(storage.names_below(f"{one}/images")) == 600
+    for name in ("samples.npz", "samples.png", "manifest.json", "images/000599.png"):
+        assert storage.read(f"{one}/{name}") == storage.read(f"{two}/{name}")
 
 
 @pytest.mark.timeout(300)
