@@ -36,17 +36,16 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor, linked: Tensor | None, term: Tensor | None) -> Tensor:
         activations = torch.empty_like(features)
-        if linked is None:
-            activations.copy_(features)
-        else:
+        total = features if linked is None and term is None else activations
+        if linked is not None:
             activations[:, :, :1] = features[:, :, :1]
             torch.add(features[:, :, 1:], linked[:, :, :-1], out=activations[:, :, 1:])
         if term is not None:
-            activations += term
-        content, control = activations.chunk(2, dim=1)
+            torch.add(features if linked is None else activations, term, out=activations)
+        (content, control), (content_before, control_before) = activations.chunk(2, dim=1), total.chunk(2, dim=1)
         ctx.save_for_backward(activations)
         ctx.linked, ctx.term = linked is not None, None if term is None else term.shape  # type: ignore[attr-defined]
-        return content.tanh_() * control.sigmoid_()
+        return torch.tanh(content_before, out=content) * torch.sigmoid(control_before, out=control)
 
     @staticmethod
     @once_differentiable
