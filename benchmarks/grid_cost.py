@@ -48,8 +48,8 @@ def main() -> None:
     found = run_on_workers(config, step_and_grid, (config, words.seconds), f"{run_url_of(config)}-grid-cost")
     between = found["step"] * config.run.sample_interval
     print(
-        f"| {config.preset} | {config.cluster.num_workers} | {found['step'] * 1000:.0f} | {config.run.sample_interval:,} | "
-        f"{between:.1f} | {found['grid']:.2f} | {found['grid'] / between:.2%} |"
+        f"| {config.preset} | {config.cluster.num_workers} | {found['step'] * 1000:.0f} | "
+        f"{config.run.sample_interval:,} | {between:.1f} | {found['grid']:.2f} | {found['grid'] / between:.2%} |"
     )
 
 

@@ -16,6 +16,7 @@ from pipeline.drawing import draw_and_write, request_of, samples_url
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.sample_files import SampleManifest
+from pipeline.storage import names_below, read
 from tests.conftest import LocalWorker
 from tests.pipeline.test_model_kinds import GATED, of_kind
 
@@ -149,3 +150,13 @@ def test_labels_are_refused_where_nothing_reads_them(digits: Config, tmp_path: P
     config = of_kind(digits, "pixelcnn")
     with pytest.raises(UserError, match=r"sample.labels \[1\]: the model reads no labels"):
         drawn(asking(config, labels=[1]), config.build_model(), str(tmp_path))
+
+
+def test_object_storage_gets_what_a_folder_gets(
+    labelled: Config, model: TrainableModel, tmp_path: Path, s3: str
+) -> None:
+    config = asking(labelled, count=3, batch_size=2)
+    assert drawn(config, model, f"{s3}/drawn") == drawn(config, model, str(tmp_path / "drawn"))
+    names = names_below(f"{s3}/drawn")
+    assert names == names_below(str(tmp_path / "drawn"))
+    assert all(read(f"{s3}/drawn/{name}") == (tmp_path / "drawn" / name).read_bytes() for name in names)
