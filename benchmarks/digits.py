@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.svm import SVC
 
 from pipeline.presets import PRESETS
-from pipeline.sources import open_source
+from pipeline.sources.opening import open_source
 
 
 def main(path: str) -> None:

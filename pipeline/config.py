@@ -22,8 +22,17 @@ class Data(Section):
     """Folder or s3://bucket/prefix of the prepared shards, a subfolder a split."""
     source: str = ""
     """What `prepare` reads: a folder, tar.gz or npz on this machine; nothing for the embedded digits."""
-    source_format: Literal["digits", "cifar10-binary", "class-folders", "npz"] = "digits"
-    """Layout of the source: scikit-learn's digits, CIFAR-10's binary files, class folders, npz of images and labels."""
+    source_format: Literal[
+        "digits",
+        "cifar10-binary",
+        "class-folders",
+        "folder",
+        "ilsvrc2012",
+        "downsampled-imagenet",
+        "npz",
+        "webdataset",
+    ] = "digits"
+    """Layout of the source; docs/data.md shows each."""
     image_size: int = Field(default=8, ge=1)
     """Height and width of an image in pixels."""
     channels: Literal[1, 3] = 1
@@ -32,8 +41,8 @@ class Data(Section):
     """Values that a sub-pixel takes, 0 to levels-1; where they are fewer than the source's, `prepare` quantises."""
     num_classes: int = Field(default=10, ge=1)
     """Labels of the data set."""
-    resize: Literal["none", "box", "center-crop-box"] = "none"
-    """How images reach image_size: none (they have it), box (Pillow's BOX), center-crop-box (central square, BOX)."""
+    resize: Literal["none", "box", "center-crop-box", "lanczos"] = "none"
+    """How images reach image_size: none (they have it), Pillow's BOX or LANCZOS, or the central square by BOX."""
     train_split: str = "train"
     """Split that is trained on."""
     val_split: str = "val"
@@ -42,6 +51,8 @@ class Data(Section):
     """What becomes val_split where the source has no splits of its own: images of every class, or whole classes."""
     holdout_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of each class's images, or of the classes, that becomes val_split; see holdout."""
+    max_unreadable: int = Field(default=0, ge=0)
+    """Images of a split that may be unreadable: they are listed in its manifest and left out; more end `prepare`."""
     records_per_shard: int = Field(default=1000, ge=1)
     """Images in a shard; the last one of a split holds the rest."""
     prepare_seed: int = 0
@@ -243,7 +254,7 @@ def flatten(section: Section) -> dict[str, Any]:
 
 
 RESULT_SECTIONS = ("model", "data", "train")
-READING_KEYS = ("data.url", "data.source", "data.prefetch_batches")
+READING_KEYS = ("data.url", "data.source", "data.source_format", "data.max_unreadable", "data.prefetch_batches")
 
 
 def changed_result_keys(before: Config, now: Config) -> list[str]:

@@ -2,28 +2,19 @@
 
 import contextlib
 import io
-import logging
-import os
-import secrets
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-AUTH_VARIABLES = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-
-if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
-    # A cluster of this process's own is protected by a token of its own. Ray reads these when it is imported, and would
-    # else write ~/.ray/auth_token, whereupon a later `ray start --head` on this machine asks for it and
-    # `ray job submit` doesn't send it.
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-import ray
 import ray.train
+
+# First, as it decides on a token, which Ray reads when it is imported.
+from pipeline.ray_cluster import first_line, last_line, start_cluster
+
+# isort: split
+import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
@@ -34,7 +25,6 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage import delete, exists, join
 
-WORKER_START_SECONDS = "60"
 SNAPSHOT_NAME = "checkpoint_manager_snapshot.json"
 
 Job = Callable[["RayWorker", Any], dict[str, Any] | None]
@@ -78,7 +68,7 @@ class StopOnUserError(ray.train.UserCallback):
                 raise error
         for rank, error in worker_exceptions.items():
             self.lines.put(
-                f"worker {rank} was lost ({_first_line(error)}); Ray Train decides whether to start the group anew"
+                f"worker {rank} was lost ({first_line(error)}); Ray Train decides whether to start the group anew"
             )
 
 
@@ -95,7 +85,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
     """
     cluster = config.cluster
-    _start(config)
+    start_cluster(config)
     lines = Queue(actor_options={"num_cpus": 0}) if cluster.num_workers else None
     _remove_torn_snapshot(run_url)
     parent, name = run_url.rsplit("/", 1)
@@ -136,10 +126,10 @@ def _fit(trainer: TorchTrainer, max_failures: int) -> dict[str, Any]:
         failure: BaseException | None = error
         while failure is not None and not isinstance(failure, UserError):
             failure = getattr(failure, "controller_failure", None) or failure.__cause__
-        raise failure or UserError(f"Ray Train's controller failed: {_last_line(error)}; see Ray's logs") from error
+        raise failure or UserError(f"Ray Train's controller failed: {last_line(error)}; see Ray's logs") from error
     except ray.train.TrainingFailedError as error:
         raise UserError(
-            f"workers failed more often than cluster.max_failures {max_failures}: {_last_line(error)}; "
+            f"workers failed more often than cluster.max_failures {max_failures}: {last_line(error)}; "
             "run the same command to go on from the last checkpoint"
         ) from error
     return result.return_value or {}
@@ -194,32 +184,6 @@ def _printed(lines: Queue | None) -> Iterator[None]:
         lines.shutdown()
 
 
-def _start(config: Config) -> None:
-    """Join the cluster that RAY_ADDRESS or a submitted job names, or start one in these processes."""
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else Ray's logger takes print from _Forwarded
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    if config.cluster.num_workers == 0 or ray.is_initialized():
-        return
-    wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
-    here = {} if "RAY_ADDRESS" in os.environ else {
-        "address": "local", "include_dashboard": False, "num_cpus": max(wanted, os.cpu_count() or 1),
-    }  # fmt: skip
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **here)
-    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
-        raise UserError(
-            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(a cluster of this process)')}: Ray can't be reached or "
-            f"started ({_first_line(error)}); check the address, the token (RAY_AUTH_MODE) and memory and disk"
-        ) from error
-    cpus = ray.cluster_resources().get("CPU", 0)
-    if cpus < wanted:
-        print(
-            f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes",
-            flush=True,
-        )
-
-
 def _remove_torn_snapshot(run_url: str) -> None:
     """Remove Ray Train's record of the run if a kill left it half-written; the checkpoints say what is there."""
     from ray.train import Result
@@ -231,15 +195,5 @@ def _remove_torn_snapshot(run_url: str) -> None:
     try:
         Result.from_path(path, storage_filesystem=filesystem)
     except Exception as error:  # Ray raises what its parser and its asserts raise
-        print(f"warning: {url} is torn ({_last_line(error)}); it is made anew", flush=True)
+        print(f"warning: {url} is torn ({last_line(error)}); it is made anew", flush=True)
         delete(url)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

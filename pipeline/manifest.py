@@ -24,6 +24,15 @@ class Shard(BaseModel):
     sha256: str
 
 
+class Unreadable(BaseModel):
+    """A source image that was left out, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    reason: str
+
+
 class Manifest(BaseModel):
     """A split: everything that a reader must know before it reads a shard."""
 
@@ -42,6 +51,8 @@ class Manifest(BaseModel):
     holdout: Literal["images", "classes"] = "images"
     """What was held out where the source has no splits of its own; only "classes" is written."""
     shards: tuple[Shard, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+    """Source images that could not be read; at most data.max_unreadable."""
 
     @property
     def num_images(self) -> int:
@@ -56,7 +67,8 @@ class Manifest(BaseModel):
     def to_json(self) -> str:
         """The manifest as it is written, keys sorted."""
         # Data sets made before there was a choice keep their digest, by which checkpoints know them.
-        exclude = {"holdout"} if self.holdout == "images" else None
+        defaults = {"holdout": "images", "unreadable": ()}
+        exclude = {name for name, value in defaults.items() if getattr(self, name) == value}
         return json.dumps(self.model_dump(mode="json", exclude=exclude), indent=1, sort_keys=True)
 
 

@@ -1,21 +1,48 @@
 """Images to shards: every split is written shard by shard and becomes visible with its manifest, which goes last."""
 
+import functools
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST_NAME, Manifest, Shard, split_url
+from pipeline.manifest import MANIFEST_NAME, Manifest, Shard, Unreadable, split_url
 from pipeline.shards import Record, describe, encode_png, pack
-from pipeline.sources import Source, SourceImage, open_source
+from pipeline.sources.opening import open_source
+from pipeline.sources.source import Source, SourceImage, UnreadableImageError
+from pipeline.spread import ImageProgress
 from pipeline.storage import MissingObjectError, delete, exists, join, names_below, read, write
 
 RECEIPT_SUFFIX = ".receipt.json"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images of one shard, each with its record key."""
+
+    file: str
+    images: list[tuple[str, SourceImage]]
+
+
+class ShardResult(BaseModel):
+    """A written shard, and what could not be read for it."""
+
+    shard: Shard
+    unreadable: tuple[Unreadable, ...]
+
+
+class Receipt(BaseModel):
+    """What an interrupted `prepare` finds beside a whole shard; the recipe decides the shard's bytes."""
+
+    recipe: str
+    result: ShardResult
 
 
 def prepare(config: Config) -> dict[str, Manifest]:
@@ -64,18 +91,16 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     done = _finished(folder, described, len(images), data.records_per_shard)
     if done:
         return done
-    recipe = _recipe_digest(described, images, data.records_per_shard)
-    chunks = [images[start : start + data.records_per_shard] for start in range(0, len(images), data.records_per_shard)]
-    shards = [
-        _write_shard(config, source.levels, folder, f"shard-{number:06d}.tar", chunk, recipe)
-        for number, chunk in enumerate(chunks)
-    ]
-    manifest = Manifest.model_validate(described | {"shards": shards})
+    manifest = Manifest.model_validate(described | _written(config, source.levels, folder, described, images))
     write(join(folder, MANIFEST_NAME), manifest.to_json().encode())
     for name in names_below(folder):
         if name.endswith(RECEIPT_SUFFIX):
             delete(join(folder, name))
-    print(f"prepared {folder}: {manifest.num_images:,} images in {len(shards)} shards, version {manifest.version}")
+    left_out = f", {len(manifest.unreadable)} unreadable ones left out" if manifest.unreadable else ""
+    print(
+        f"prepared {folder}: {manifest.num_images:,} images in {len(manifest.shards)} shards{left_out}, "
+        f"version {manifest.version}"
+    )
     return manifest
 
 
@@ -88,9 +113,12 @@ def _finished(folder: str, described: dict[str, object], num_images: int, record
         return None
     except ValidationError as error:
         raise UserError(f"{url}: not a manifest; remove it or choose another data.url") from error
-    largest = max(shard.records for shard in manifest.shards)
-    there = manifest.model_dump(mode="json") | {"images": manifest.num_images, "records_per_shard": largest}
-    wanted = described | {"images": num_images, "records_per_shard": min(records_per_shard, num_images)}
+    largest, fullest = max(shard.records for shard in manifest.shards), min(records_per_shard, num_images)
+    there = manifest.model_dump(mode="json") | {
+        "images": manifest.num_images + len(manifest.unreadable),
+        "records_per_shard": fullest if largest <= fullest <= largest + len(manifest.unreadable) else largest,
+    }
+    wanted = described | {"images": num_images, "records_per_shard": fullest}
     for key, value in wanted.items():
         if there[key] != value:
             raise UserError(
@@ -106,23 +134,74 @@ def _recipe_digest(described: dict[str, object], images: Sequence[SourceImage], 
     return hashlib.sha256(json.dumps([described, names, records_per_shard]).encode()).hexdigest()
 
 
-def _write_shard(
-    config: Config, source_levels: int, folder: str, file: str, images: Sequence[SourceImage], recipe: str
-) -> Shard:
+def _written(
+    config: Config, source_levels: int, folder: str, described: dict[str, object], images: Sequence[SourceImage]
+) -> dict[str, object]:
+    """Write the shards that are not there, each in one task, and give the manifest's shards and unreadable images."""
+    size = config.data.records_per_shard
+    recipe = _recipe_digest(described, images, size)
+    keyed = list(zip(_keys(images), images, strict=True))
+    chunks = [
+        Chunk(f"shard-{number:06d}.tar", keyed[start : start + size])
+        for number, start in enumerate(range(0, len(keyed), size))
+    ]
+    results: dict[int, ShardResult] = {}
+    progress, unreadable = ImageProgress(folder, len(images)), 0
+    for index, result in _results(
+        config, functools.partial(_write_shard, config, source_levels, folder, recipe), chunks
+    ):
+        results[index] = result
+        progress.add(len(chunks[index].images))
+        unreadable += len(result.unreadable)
+        if unreadable > config.data.max_unreadable:
+            first = result.unreadable[0]
+            if config.data.max_unreadable == 0:
+                raise UserError(first.reason)
+            raise UserError(
+                f"{folder}: {unreadable} images can't be read, data.max_unreadable is {config.data.max_unreadable}; "
+                f"the last one: {first.reason}"
+            )
+    ordered = [results[index] for index in range(len(chunks))]
+    return {
+        "shards": [result.shard for result in ordered],
+        "unreadable": [image for result in ordered for image in result.unreadable],
+    }
+
+
+def _keys(images: Sequence[SourceImage]) -> list[str]:
+    """Record keys: names without their ending, or with it where two names differ in it alone; no dots, as tars want."""
+    stems = [image.name.rsplit(".", 1)[0].replace(".", "_") for image in images]
+    counts = Counter(stems)
+    keys = [
+        stem if counts[stem] == 1 else image.name.replace(".", "_") for stem, image in zip(stems, images, strict=True)
+    ]
+    clash = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if clash is not None:
+        raise UserError(f"two source images would get the record key {clash}: rename one of them")
+    return keys
+
+
+def _write_shard(config: Config, source_levels: int, folder: str, recipe: str, chunk: Chunk) -> ShardResult:
     """Write one shard and, after it, a receipt by which an interrupted `prepare` knows that it is whole."""
-    receipt_url = join(folder, file + RECEIPT_SUFFIX)
+    receipt_url = join(folder, chunk.file + RECEIPT_SUFFIX)
     if exists(receipt_url):
-        receipt = json.loads(read(receipt_url))
-        if receipt["recipe"] == recipe and exists(join(folder, file)):
-            return Shard.model_validate(receipt["shard"])
-    content = pack([_record(config, source_levels, image) for image in images])
-    shard = describe(file, content, len(images))
-    write(join(folder, file), content)
-    write(receipt_url, json.dumps({"recipe": recipe, "shard": shard.model_dump()}).encode())
-    return shard
+        receipt = Receipt.model_validate_json(read(receipt_url))
+        if receipt.recipe == recipe and exists(join(folder, chunk.file)):
+            return receipt.result
+    records, unreadable = [], []
+    for key, image in chunk.images:
+        try:
+            records.append(_record(config, source_levels, key, image))
+        except UnreadableImageError as error:
+            unreadable.append(Unreadable(name=image.name, reason=str(error)))
+    content = pack(records)
+    result = ShardResult(shard=describe(chunk.file, content, len(records)), unreadable=tuple(unreadable))
+    write(join(folder, chunk.file), content)
+    write(receipt_url, Receipt(recipe=recipe, result=result).model_dump_json().encode())
+    return result
 
 
-def _record(config: Config, source_levels: int, image: SourceImage) -> Record:
+def _record(config: Config, source_levels: int, key: str, image: SourceImage) -> Record:
     pixels, data = image.load(), config.data
     if pixels.shape != (data.image_size, data.image_size, data.channels):
         raise UserError(
@@ -132,5 +211,4 @@ def _record(config: Config, source_levels: int, image: SourceImage) -> Record:
     if data.levels < source_levels:
         # A product of two numbers below 256 needs 16 bits.
         pixels = (pixels.astype(np.uint16) * data.levels // source_levels).astype(np.uint8)
-    key = image.name.rsplit(".", 1)[0].replace(".", "_")
     return Record(key, encode_png(pixels), image.label)

@@ -55,8 +55,8 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
-def read(url: str) -> bytes:
-    """All bytes at the URL.
+def read(url: str, start: int = 0, size: int | None = None) -> bytes:
+    """The bytes at the URL: all of them, or `size` from `start` on.
 
     Raises:
         MissingObjectError: there is nothing.
@@ -65,9 +65,12 @@ def read(url: str) -> bytes:
     with _explained(url):
         if is_s3(url):
             bucket, key = _split(url)
-            body: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+            wanted = {"Range": f"bytes={start}-{'' if size is None else start + size - 1}"} if start or size else {}
+            body: bytes = _client().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
             return body
-        return Path(url).read_bytes()
+        with Path(url).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if size is None else size)
 
 
 def write(url: str, content: bytes) -> None:

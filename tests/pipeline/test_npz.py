@@ -8,9 +8,9 @@ from PIL import Image
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.npz import read_npz
 from pipeline.prepare import prepare
-from pipeline.sources import open_source
+from pipeline.sources.npz import read_npz
+from pipeline.sources.opening import open_source
 from tests.conftest import tiny_config
 from tests.pipeline.test_prepare import records_of
 

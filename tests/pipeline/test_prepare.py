@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, decode_png, describe, fetch
-from pipeline.sources import SourceImage
+from pipeline.sources.source import SourceImage
 from tests.conftest import tiny_config
 
 
@@ -127,7 +127,9 @@ def test_every_level_of_a_byte_is_quantised_without_overflow() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     for levels in (2, 3, 200, 255, 256):
         data = {"image_size": 16, "levels": levels}
-        record = prepare_module._record(tiny_config("unused", data=data), 256, SourceImage("every", 0, lambda: every))
+        record = prepare_module._record(
+            tiny_config("unused", data=data), 256, "key", SourceImage("every", 0, lambda: every)
+        )
         pixels = decode_png(Record("every", record.png, 0), (1, 16, 16))
         assert pixels.ravel().tolist() == [value * levels // 256 for value in range(256)]
 

@@ -11,7 +11,8 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare
-from pipeline.sources import open_source, pixels_of
+from pipeline.sources.opening import open_source
+from pipeline.sources.pixels import pixels_of
 from tests.conftest import tiny_config
 from tests.pipeline.test_prepare import records_of
 

@@ -1,5 +1,6 @@
 """Labelled images in one npz archive: `images` and, as `labels` or `subject`, a number for each of them."""
 
+import functools
 import zipfile
 import zlib
 from pathlib import Path
@@ -7,7 +8,21 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from pipeline.config import Data
 from pipeline.errors import UserError
+from pipeline.sources.pixels import from_array
+from pipeline.sources.source import Source, SourceImage, hold_out
+
+
+def open_npz(data: Data, path: Path) -> Source:
+    """An npz of `images` and of one label each in `labels` or `subject`; a class is named by its label's number."""
+    images, labels = read_npz(path)
+    numbers, classes = np.unique(labels, return_inverse=True)
+    found = [
+        SourceImage(f"image{index:05d}", int(label), functools.partial(from_array, array, data))
+        for index, (array, label) in enumerate(zip(images, classes, strict=True))
+    ]
+    return Source(tuple(str(number) for number in numbers), hold_out(data, found))
 
 
 def read_npz(path: Path) -> tuple[UInt8[np.ndarray, "n h w *c"], Integer[np.ndarray, " n"]]:

@@ -1,0 +1,59 @@
+"""The Ray cluster that this process works on: the one that it is told of, or one of its own."""
+
+import logging
+import os
+import secrets
+import sys
+
+AUTH_VARIABLES = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+
+if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
+    # A cluster of this process's own is protected by a token of its own. Ray reads these when it is imported, and would
+    # else write ~/.ray/auth_token, whereupon a later `ray start --head` on this machine asks for it and
+    # `ray job submit` doesn't send it.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+import ray
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+WORKER_START_SECONDS = "60"
+
+
+def start_cluster(config: Config) -> None:
+    """Join the cluster that RAY_ADDRESS or a submitted job names, or start one in these processes."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else Ray's logger takes print from _Forwarded
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if config.cluster.num_workers == 0 or ray.is_initialized():
+        return
+    wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
+    here = {} if "RAY_ADDRESS" in os.environ else {
+        "address": "local", "include_dashboard": False, "num_cpus": max(wanted, os.cpu_count() or 1),
+    }  # fmt: skip
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **here)
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(a cluster of this process)')}: Ray can't be reached or "
+            f"started ({first_line(error)}); check the address, the token (RAY_AUTH_MODE) and memory and disk"
+        ) from error
+    cpus = ray.cluster_resources().get("CPU", 0)
+    if cpus < wanted:
+        print(
+            f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes",
+            flush=True,
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,50 @@
+"""Work on many images, shard by shard: in this process or over the cluster, and how far it is."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from pipeline.clock import clock
+from pipeline.config import Config
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+IMAGES_IN_PROCESS = 2_000
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def spread(
+    config: Config, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], images: int
+) -> Iterator[tuple[int, ResultT]]:
+    """The index and result of every item as they come: in this process for so few images, else as Ray tasks.
+
+    Raises:
+        UserError: the function raised one, or a task was lost.
+    """
+    if config.cluster.num_workers == 0 or images <= IMAGES_IN_PROCESS:
+        return ((index, function(item)) for index, item in enumerate(items))
+    from pipeline.tasks import map_tasks  # a few images are done before Ray is imported and started
+
+    return map_tasks(config, function, items)
+
+
+class ImageProgress:
+    """Says now and then how far a long job is."""
+
+    def __init__(self, what: str, images: int) -> None:
+        self._what, self._images, self._done = what, images, 0
+        self._started = self._told = time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Count the images of a shard."""
+        self._done += images
+        now = time.perf_counter()
+        if now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            speed = self._done / (now - self._started)
+            left = (self._images - self._done) / speed
+            print(
+                f"{self._what}: {self._done:,} of {self._images:,} images  {speed:,.0f} images/s  "
+                f"time left {clock(left)}",
+                flush=True,
+            )

@@ -1,0 +1,58 @@
+"""The door to Ray's tasks: a function for each of many items, over all nodes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+# First, as it decides on a token, which Ray reads when it is imported.
+from pipeline.ray_cluster import last_line, start_cluster
+
+# isort: split
+import ray
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+TASKS_A_CPU = 2
+
+
+def map_tasks(
+    config: Config, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]
+) -> Iterator[tuple[int, ResultT]]:
+    """The index and result of every item as they come; at most two items a CPU of the cluster are under way.
+
+    Args:
+        function: of a module, or a partial of one; items and results are pickled.
+
+    Raises:
+        UserError: the function raised one, or Ray could not carry a task to its end in four tries.
+    """
+    start_cluster(config)
+    task = ray.remote(num_cpus=1)(_call)
+    shared = ray.put(function)
+    waiting, running = list(enumerate(items))[::-1], dict[Any, int]()
+    try:
+        while waiting or running:
+            most = TASKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while waiting and len(running) < most:
+                index, item = waiting.pop()
+                running[task.remote(shared, item)] = index
+            for reference in ray.wait(list(running))[0]:
+                yield running.pop(reference), _result(reference)
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+
+
+def _call(function: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
+    return function(item)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, UserError) else error) from error
+    except ray.exceptions.RayError as error:
+        raise UserError(f"a task was lost ({last_line(error)}); run the same command to go on") from error

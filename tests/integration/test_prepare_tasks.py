@@ -1,0 +1,57 @@
+"""`prepare` as Ray tasks on a real cluster of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import spread
+from pipeline.errors import UserError
+from pipeline.prepare import prepare
+from pipeline.ray_cluster import ray, start_cluster
+from tests.conftest import tiny_config
+from tests.pipeline.test_imagenet_sources import config_of, odd_files
+
+
+@pytest.fixture(scope="module")
+def one_cluster() -> Iterator[None]:
+    start_cluster(tiny_config("unused", cluster={"num_workers": 2}))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def always_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "IMAGES_IN_PROCESS", 0)
+
+
+def test_tasks_write_what_one_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_cluster: None
+) -> None:
+    alone = prepare(tiny_config(tmp_path / "alone"))
+    monkeypatch.setattr(spread, "IMAGES_IN_PROCESS", 0)
+    written = prepare(tiny_config(tmp_path / "spread"))
+    assert {split: manifest.digest for split, manifest in written.items()} == {
+        split: manifest.digest for split, manifest in alone.items()
+    }
+    assert sorted(path.name for path in (tmp_path / "spread" / "data").rglob("*")) == sorted(
+        path.name for path in (tmp_path / "alone" / "data").rglob("*")
+    )
+
+
+def test_what_a_task_could_not_read_is_told_as_by_one_process(
+    tmp_path: Path, always_tasks: None, one_cluster: None
+) -> None:
+    odd_files(tmp_path / "source")
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1)
+    with pytest.raises(UserError, match=r"\.JPEG: can't be decoded as an image .*--data.max-unreadable$"):
+        prepare(config)
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=3)
+    assert prepare(config)["train"].num_images == 4
+
+
+def test_an_error_of_a_task_is_the_persons_error(tmp_path: Path, always_tasks: None, one_cluster: None) -> None:
+    odd_files(tmp_path / "source")
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=3, resize="none")
+    with pytest.raises(UserError, match=r"data.image_size is 8.*--data.resize box$"):
+        prepare(config)

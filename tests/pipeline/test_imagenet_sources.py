@@ -1,0 +1,338 @@
+"""ImageNet as it is handed out, whole and downsampled, and other people's tars and folders."""
+
+import csv
+import io
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.manifest import load_manifest
+from pipeline.prepare import prepare
+from pipeline.shards import Record, pack
+from pipeline.storage import join, read, write
+from tests.conftest import tiny_config
+from tests.pipeline.test_prepare import records_of
+
+WNIDS = ["n01443537", "n01629819", "n01641577"]
+
+
+def config_of(folder: Path, source: Path | str, source_format: str, **data: Any) -> Config:
+    described = {
+        "name": "imagenet", "source": str(source), "source_format": source_format, "image_size": 8, "channels": 3,
+        "levels": 256, "num_classes": len(WNIDS), "resize": "box", "records_per_shard": 4,
+    }  # fmt: skip
+    return tiny_config(folder, data=described | data, model={"num_filters": 9, "head_filters": 18})
+
+
+def jpeg(generator: np.random.Generator, mode: str = "RGB", **how: Any) -> bytes:
+    colours = {"RGB": 3, "L": 1, "CMYK": 4}[mode]
+    array = generator.integers(0, 256, (3, 4, colours), dtype=np.uint8)
+    image = Image.fromarray(array[..., 0] if mode == "L" else array, mode).resize((40, 30), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, how.pop("format", "JPEG"), **how)
+    return buffer.getvalue()
+
+
+def expected(content: bytes, resample: Image.Resampling = Image.Resampling.BOX) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB").resize((8, 8), resample)).transpose(2, 0, 1)
+
+
+def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def ilsvrc(folder: Path, train: dict[str, dict[str, bytes]], validation: list[tuple[bytes, str]]) -> Path:
+    """The two tars, without labels of the validation images."""
+    folder.mkdir()
+    names = {f"ILSVRC2012_val_{number:08d}.JPEG": content for number, (content, _) in enumerate(validation, start=1)}
+    classes = {f"{wnid}.tar": tar_of(files) for wnid, files in train.items()}
+    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar_of(classes))
+    (folder / "ILSVRC2012_img_val.tar").write_bytes(tar_of(names))
+    return folder
+
+
+def with_csv(folder: Path, wnids: list[str]) -> None:
+    with (folder / "LOC_val_solution.csv").open("w", newline="") as file:
+        rows = [(f"ILSVRC2012_val_{number:08d}", f"{wnid} 1 2 3 4") for number, wnid in enumerate(wnids, start=1)]
+        csv.writer(file).writerows([("ImageId", "PredictionString"), *rows])
+
+
+def with_kit(folder: Path, wnids: list[str]) -> None:
+    numbers = {wnid: 7 - index for index, wnid in enumerate(WNIDS)}
+    synsets = np.array(
+        [(number, wnid) for wnid, number in numbers.items()], dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")]
+    )
+    meta = io.BytesIO()
+    scipy.io.savemat(meta, {"synsets": synsets})
+    truth = "".join(f"{numbers[wnid]}\n" for wnid in wnids).encode()
+    kit = {"kit/data/meta.mat": meta.getvalue(), "kit/data/ILSVRC2012_validation_ground_truth.txt": truth}
+    (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(tar_of(kit, "w:gz"))
+
+
+@pytest.mark.parametrize("with_labels", [with_csv, with_kit])
+def test_ilsvrc2012_is_read_from_its_own_tars(with_labels: Callable[[Path, list[str]], None], tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    train = {wnid: {f"{wnid}_{index}.JPEG": jpeg(generator) for index in range(3)} for wnid in reversed(WNIDS)}
+    validation = [(jpeg(generator, mode), wnid) for mode, wnid in zip(["RGB", "L", "RGB"], WNIDS[::-1], strict=True)]
+    source = ilsvrc(tmp_path / "source", train, validation)
+    with_labels(source, [wnid for _, wnid in validation])
+    config = config_of(tmp_path, source, "ilsvrc2012")
+    prepare(config)
+    assert load_manifest(config, "train").classes == tuple(WNIDS)
+    records = records_of(config, "train")
+    assert len(records) == 9
+    for label, wnid in enumerate(WNIDS):
+        for name, content in train[wnid].items():
+            found_label, pixels = records[f"{wnid}/{name.removesuffix('.JPEG')}"]
+            assert found_label == label
+            assert np.array_equal(pixels, expected(content))
+    records = records_of(config, "val")
+    for number, (content, wnid) in enumerate(validation, start=1):
+        label, pixels = records[f"ILSVRC2012_val_{number:08d}"]
+        assert label == WNIDS.index(wnid)
+        assert np.array_equal(pixels, expected(content))
+
+
+def test_real_jpegs_in_ilsvrc_layout_equal_pillow_box(shared_data: Path, tmp_path: Path) -> None:
+    """Full-size JPEGs of 20 classes of ImageNet, grey ones among them."""
+    files = sorted((shared_data / "imagenet-samples").glob("*.JPEG"))[:20]
+    wnids = [file.name.split("_")[0] for file in files]
+    train = {wnid: {file.name: file.read_bytes()} for wnid, file in zip(wnids, files, strict=True)}
+    source = ilsvrc(tmp_path / "source", train, [(files[0].read_bytes(), wnids[0])])
+    with_csv(source, wnids[:1])
+    config = config_of(tmp_path, source, "ilsvrc2012", num_classes=20)
+    prepare(config)
+    records = records_of(config, "train")
+    for wnid, file in zip(wnids, files, strict=True):
+        label, pixels = records[f"{wnid}/{file.stem}"]
+        assert label == sorted(wnids).index(wnid)
+        assert np.array_equal(pixels, expected(file.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_train.tar is missing"),
+        ("LOC_val_solution.csv", "neither ILSVRC2012_devkit_t12.tar.gz nor LOC_val_solution.csv"),
+    ],
+)
+def test_missing_parts_of_ilsvrc2012_are_named(missing: str, message: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    source = ilsvrc(tmp_path / "source", {WNIDS[0]: {"a.JPEG": jpeg(generator)}}, [(jpeg(generator), WNIDS[0])])
+    with_csv(source, WNIDS[:1])
+    (source / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        prepare(config_of(tmp_path, source, "ilsvrc2012"))
+
+
+def test_torn_and_foreign_tars_are_refused(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    train = {WNIDS[0]: {f"{index}.JPEG": jpeg(generator) for index in range(9)}}
+    source = ilsvrc(tmp_path / "source", train, [(jpeg(generator), "n99999999")])
+    with_csv(source, ["n99999999"])
+    config = config_of(tmp_path, source, "ilsvrc2012", num_classes=1)
+    with pytest.raises(UserError, match=r"ILSVRC2012_val_00000001.JPEG, whose class is n99999999"):
+        prepare(config)
+    with_csv(source, WNIDS[:1])
+    whole = (source / "ILSVRC2012_img_train.tar").read_bytes()
+    (source / "ILSVRC2012_img_train.tar").write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(UserError, match="download it again"):
+        prepare(config)
+
+
+def odd_files(folder: Path) -> dict[str, bytes]:
+    """ImageNet's known odd files: CMYK, a PNG called JPEG, broken metadata; and three that are no whole images."""
+    generator = np.random.default_rng(0)
+    whole = jpeg(generator)
+    odd = {
+        "cmyk.JPEG": jpeg(generator, "CMYK"),
+        "png.JPEG": jpeg(generator, format="PNG"),
+        "exif.JPEG": jpeg(generator, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff junk"),
+        "empty.JPEG": b"",
+        "text.JPEG": b"not an image at all",
+        "torn.JPEG": whole[: len(whole) // 2],
+        "whole.JPEG": whole,
+    }
+    for split in ("train", "val"):
+        (folder / split / "cat").mkdir(parents=True)
+    for name, content in odd.items():
+        (folder / "train" / "cat" / name).write_bytes(content)
+    (folder / "val" / "cat" / "whole.JPEG").write_bytes(whole)
+    return odd
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_odd_files_are_read_right_and_unreadable_ones_listed(tmp_path: Path) -> None:
+    odd = odd_files(tmp_path / "source")
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=3)
+    manifest = prepare(config)["train"]
+    records = records_of(config, "train")
+    assert records.keys() == {"cat/cmyk", "cat/png", "cat/exif", "cat/whole"}
+    for key, (_, pixels) in records.items():
+        assert np.array_equal(pixels, expected(odd[f"{key.removeprefix('cat/')}.JPEG"]))
+    assert {image.name for image in manifest.unreadable} == {"cat/empty.JPEG", "cat/text.JPEG", "cat/torn.JPEG"}
+    assert all("can't be decoded" in image.reason for image in manifest.unreadable)
+    assert prepare(config)["train"] == manifest, "left as it is the second time"
+
+
+def test_more_unreadable_images_than_allowed_end_prepare_without_a_manifest(tmp_path: Path) -> None:
+    odd_files(tmp_path / "source")
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=2)
+    with pytest.raises(UserError, match=r"3 images can't be read, data.max_unreadable is 2"):
+        prepare(config)
+    assert not (tmp_path / "data" / "train" / "manifest.json").exists()
+
+
+def batches(folder: Path, pickled: bool) -> dict[str, np.ndarray]:
+    folder.mkdir()
+    generator, found = np.random.default_rng(0), {}
+    for name, count in (("train_data_batch_1", 5), ("train_data_batch_2", 4), ("val_data", 3)):
+        content = {
+            "data": generator.integers(0, 256, (count, 3 * 8 * 8), dtype=np.uint8),
+            "labels": [1 + index % 3 for index in range(count)],
+        }
+        found[name] = content["data"]
+        if pickled:
+            (folder / name).write_bytes(pickle.dumps(content | {"mean": content["data"].mean(0)}, protocol=2))
+        else:
+            np.savez(folder / f"{name}.npz", **content)
+    return found
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_downsampled_batches_keep_every_pixel(pickled: bool, tmp_path: Path) -> None:
+    found = batches(tmp_path / "source", pickled)
+    config = config_of(tmp_path, tmp_path / "source", "downsampled-imagenet", resize="none")
+    prepare(config)
+    records = records_of(config, "train") | records_of(config, "val")
+    assert len(records) == 12
+    for name, flat in found.items():
+        for index, row in enumerate(flat):
+            label, pixels = records[f"{name}-{index:06d}"]
+            assert label == index % 3
+            assert np.array_equal(pixels.ravel(), row)
+
+
+class Malicious:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
+    batches(tmp_path / "source", pickled=True)
+    (tmp_path / "source" / "train_data_batch_1").write_bytes(pickle.dumps({"data": Malicious(tmp_path / "ran")}))
+    with pytest.raises(UserError, match="train_data_batch_1: not a pickle of plain arrays"):
+        prepare(config_of(tmp_path, tmp_path / "source", "downsampled-imagenet", resize="none"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_labels_beyond_the_classes_are_refused(tmp_path: Path) -> None:
+    batches(tmp_path / "source", pickled=False)
+    with pytest.raises(UserError, match=r"labels from 1 to 3, data.num_classes is 2"):
+        prepare(config_of(tmp_path, tmp_path / "source", "downsampled-imagenet", resize="none", num_classes=2))
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_webdataset_tars_are_taken_over(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = str(tmp_path / "source") if where == "folder" else request.getfixturevalue("s3")
+    generator = np.random.default_rng(0)
+    images = {f"{split}{index}": jpeg(generator, format="PNG") for split in ("train", "val") for index in range(3)}
+    for split in ("train", "val"):
+        records = [Record(f"{split}{index}", images[f"{split}{index}"], index) for index in range(3)]
+        write(join(url, split, "part-0.tar"), pack(records))
+    config = config_of(tmp_path, url, "webdataset")
+    prepare(config)
+    for split in ("train", "val"):
+        records = records_of(config, split)
+        for index in range(3):
+            label, pixels = records[f"{split}/part-0/{split}{index}"]
+            assert label == index
+            assert np.array_equal(pixels, expected(images[f"{split}{index}"]))
+
+
+def test_a_folder_without_labels_is_one_class(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        write(str(tmp_path / "source" / f"{index % 2}" / f"{index}.jpg"), jpeg(generator))
+    config = config_of(tmp_path, tmp_path / "source", "folder", num_classes=1, holdout_fraction=0.34)
+    manifests = prepare(config)
+    assert {split: manifest.num_images for split, manifest in manifests.items()} == {"train": 4, "val": 2}
+    assert manifests["train"].classes == ("image",)
+
+
+def test_names_that_differ_in_their_ending_alone_are_two_records(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("0.png", "0.bmp", "1.png", "2.png"):
+        write(str(tmp_path / "source" / "cat" / name), jpeg(generator, format="PNG"))
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, holdout_fraction=0.26)
+    prepare(config)
+    assert (records_of(config, "train") | records_of(config, "val")).keys() == {
+        "cat/0_png", "cat/0_bmp", "cat/1", "cat/2",
+    }  # fmt: skip
+
+
+def test_lanczos_is_pillows(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    contents = [jpeg(generator) for _ in range(2)]
+    for split, content in zip(("train", "val"), contents, strict=True):
+        write(str(tmp_path / "source" / split / "cat" / "0.jpg"), content)
+    config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, resize="lanczos")
+    assert prepare(config)["train"].version == "imagenet-8-lanczos"
+    _, pixels = records_of(config, "train")["cat/0"]
+    assert np.array_equal(pixels, expected(contents[0], Image.Resampling.LANCZOS))
+
+
+def test_array_sources_are_resized_too(tmp_path: Path) -> None:
+    found = batches(tmp_path / "source", pickled=False)
+    config = config_of(tmp_path, tmp_path / "source", "downsampled-imagenet", image_size=4)
+    prepare(config)
+    _, pixels = records_of(config, "val")["val_data-000000"]
+    whole = Image.fromarray(found["val_data"][0].reshape(3, 8, 8).transpose(1, 2, 0))
+    assert np.array_equal(pixels, np.asarray(whole.resize((4, 4), Image.Resampling.BOX)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("source_format", "source", "message"),
+    [
+        ("npz", "s3://bucket/faces.npz", "npz is read from folders only"),
+        ("ilsvrc2012", "file", "a file; ilsvrc2012 wants a folder"),
+        ("webdataset", "empty", "no .tar below it"),
+        ("folder", "empty", "no images in it"),
+        ("downsampled-imagenet", "empty", "train_data_batch_1 is missing"),
+    ],
+)
+def test_sources_that_are_something_else_are_refused(
+    source_format: str, source: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    where = source if "://" in source else tmp_path / source
+    with pytest.raises(UserError, match=message):
+        prepare(config_of(tmp_path, where, source_format))
+
+
+def test_a_byte_range_is_read_from_folders_and_object_storage(tmp_path: Path, s3: str) -> None:
+    for url in (str(tmp_path / "file"), f"{s3}/file"):
+        write(url, bytes(range(100)))
+        assert read(url, 10, 5) == bytes(range(10, 15))
+        assert read(url, 90) == bytes(range(90, 100))
+        assert read(url, 0, 3) == bytes(range(3))
