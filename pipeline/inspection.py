@@ -125,13 +125,12 @@ def _inspect_split(config: Config, split: str) -> Findings:
         findings.add(found)
         sheets[index] = found.sheet
         progress.add(manifest.shards[index].records)
-    repeated = [
-        key for key, count in Counter(key for keys in findings.keys.values() for key in keys).items() if count > 1
+    counts = Counter(key for keys in findings.keys.values() for key in keys)
+    findings.faults += [
+        f"{split}: the record key {key} is there {count} times; prepare the data set again"
+        for key, count in counts.items()
+        if count > 1
     ]
-    if repeated:
-        findings.faults.append(
-            f"{split}: the record key {repeated[0]} is there more than once; prepare the data set again"
-        )
     sheet = np.concatenate([sheets[index] for index in sorted(sheets)])[:SHEET_IMAGES]
     if len(sheet):
         url = join(split_url(config, split), SHEET_NAME)

@@ -147,9 +147,8 @@ def _written(
     ]
     results: dict[int, ShardResult] = {}
     progress, unreadable = ImageProgress(folder, len(images)), 0
-    for index, result in _results(
-        config, functools.partial(_write_shard, config, source_levels, folder, recipe), chunks
-    ):
+    shard_writer = functools.partial(_write_shard, config, source_levels, folder, recipe)
+    for index, result in spread(config, shard_writer, chunks, len(images)):
         results[index] = result
         progress.add(len(chunks[index].images))
         unreadable += len(result.unreadable)
