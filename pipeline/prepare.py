@@ -17,7 +17,7 @@ from pipeline.manifest import MANIFEST_NAME, Manifest, Shard, Unreadable, split_
 from pipeline.shards import Record, describe, encode_png, pack
 from pipeline.sources.opening import open_source
 from pipeline.sources.source import Source, SourceImage, UnreadableImageError
-from pipeline.spread import ImageProgress
+from pipeline.spread import ImageProgress, spread
 from pipeline.storage import MissingObjectError, delete, exists, join, names_below, read, write
 
 RECEIPT_SUFFIX = ".receipt.json"
