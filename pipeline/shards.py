@@ -73,19 +73,7 @@ def fetch(split_url: str, shard: Shard) -> list[Record]:
         UserError: the shard is missing, truncated, altered, or holds something else than its manifest says.
     """
     url = join(split_url, shard.file)
-    try:
-        content = read(url)
-    except MissingObjectError as error:
-        raise UserError(f"{url}: the shard is missing; prepare the data set again") from error
-    if len(content) != shard.bytes:
-        raise UserError(
-            f"{url}: truncated or altered, {len(content)} bytes where the manifest says {shard.bytes}; "
-            "prepare the data set again"
-        )
-    if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise UserError(
-            f"{url}: wrong sha256, its bytes are not those of the manifest's {shard.sha256}; prepare the data set again"
-        )
+    content = _checked(url, shard)
     files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
     try:
         records = [
@@ -99,3 +87,25 @@ def fetch(split_url: str, shard: Shard) -> list[Record]:
             f"{url}: {len(records)} records where the manifest says {shard.records}; prepare the data set again"
         )
     return records
+
+
+def _checked(url: str, shard: Shard) -> bytes:
+    """The shard's bytes; read once more where they are wrong, as they may have been spoilt on their way."""
+    for last in (False, True):
+        try:
+            content = read(url)
+        except MissingObjectError as error:
+            raise UserError(f"{url}: the shard is missing; prepare the data set again") from error
+        if len(content) == shard.bytes and hashlib.sha256(content).hexdigest() == shard.sha256:
+            break
+        if last and len(content) != shard.bytes:
+            raise UserError(
+                f"{url}: truncated or altered, {len(content)} bytes where the manifest says {shard.bytes}; "
+                "prepare the data set again"
+            )
+        if last:
+            raise UserError(
+                f"{url}: wrong sha256, its bytes are not those of the manifest's {shard.sha256}; prepare the data set "
+                "again"
+            )
+    return content

@@ -32,16 +32,18 @@ class ImageProgress:
     """Says now and then how far a long job is."""
 
     def __init__(self, what: str, images: int) -> None:
-        self._what, self._images, self._done = what, images, 0
+        self._what, self._images, self._done, self._first = what, images, 0, 0
         self._started = self._told = time.perf_counter()
 
     def add(self, images: int) -> None:
         """Count the images of a shard."""
-        self._done += images
         now = time.perf_counter()
-        if now - self._told >= SECONDS_BETWEEN_LINES:
+        if not self._done:  # what went before was the start of the cluster, too
+            self._first, self._started = images, now
+        self._done += images
+        if self._done > self._first and now - self._told >= SECONDS_BETWEEN_LINES:
             self._told = now
-            speed = self._done / (now - self._started)
+            speed = (self._done - self._first) / (now - self._started)
             left = (self._images - self._done) / speed
             print(
                 f"{self._what}: {self._done:,} of {self._images:,} images  {speed:,.0f} images/s  "

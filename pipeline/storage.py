@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,17 @@ from pipeline.errors import UserError
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job, whose working folder is a copy that Ray removes."""
 
+READ_TIMEOUT = 60.0
+"""Seconds without a byte after which a connection counts as broken."""
+READ_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds before a broken body is asked for again, each time."""
+READ_PIECE = 1 << 20
+
 MISSING_KEY = ("NoSuchKey", "404", "NotFound")
 REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "Forbidden")
+
+
+_resumed = 0
 
 
 class MissingObjectError(UserError):
@@ -65,9 +75,7 @@ def read(url: str, start: int = 0, size: int | None = None) -> bytes:
     with _explained(url):
         if is_s3(url):
             bucket, key = _split(url)
-            wanted = {"Range": f"bytes={start}-{'' if size is None else start + size - 1}"} if start or size else {}
-            body: bytes = _client().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
-            return body
+            return _get(bucket, key, start, size)
         with Path(url).open("rb") as file:
             file.seek(start)
             return file.read(-1 if size is None else size)
@@ -147,6 +155,36 @@ def delete_below(url: str) -> None:
         shutil.rmtree(url, ignore_errors=True)
 
 
+def reads_resumed() -> int:
+    """How often a read of this process went on after its connection had broken, timed out or ended early."""
+    return _resumed
+
+
+def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
+    """The bytes of an object; where a body breaks off, the rest of the same version is asked for, after a while.
+
+    boto3 by itself asks again for answers that never begin (503, refused connections), not for bodies that break off.
+    """
+    global _resumed
+    received, end = bytearray(), "" if size is None else start + size - 1
+    same: dict[str, str] = {}
+    for pause in (*READ_PAUSES, None):
+        first = start + len(received)
+        part = {"Range": f"bytes={first}-{end}"} if first or size is not None else {}
+        answer = _client().get_object(Bucket=bucket, Key=key, **part, **same)
+        same = {"IfMatch": answer["ETag"]}
+        try:
+            for piece in answer["Body"].iter_chunks(READ_PIECE):
+                received += piece
+            break
+        except (botocore.exceptions.HTTPClientError, botocore.exceptions.IncompleteReadError):
+            if pause is None:
+                raise
+            _resumed += 1
+            time.sleep(pause)
+    return bytes(received)
+
+
 @functools.cache
 def _client() -> Any:
     return boto3.session.Session().client(
@@ -154,7 +192,7 @@ def _client() -> Any:
         config=BotoConfig(
             retries={"mode": "standard", "max_attempts": 6},
             connect_timeout=10,
-            read_timeout=60,
+            read_timeout=READ_TIMEOUT,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),

@@ -16,6 +16,7 @@ from pipeline.learner import Learner
 from pipeline.manifest import load_manifest
 from pipeline.optim import learning_rate
 from pipeline.run_identity import RunIdentity
+from pipeline.storage import reads_resumed
 from pipeline.stream import TrainingStream
 from pipeline.tracking import Entry, SystemMetrics, Tracker
 from pipeline.worker import Worker
@@ -82,12 +83,15 @@ class Progress:
         assert self.losses is not None
         self.learner.require_finite()
         waited = stream.seconds_waited - self.waited_before
-        losses, images, all_waited = sum_over_workers(self.worker, self.losses.item(), float(self.images), waited)
+        losses, images, all_waited, resumed = sum_over_workers(
+            self.worker, self.losses.item(), float(self.images), waited, float(reads_resumed())
+        )
         seconds = time.perf_counter() - self.started
         measured = Measured(self.learner.model.measure, losses, int(images), self.config.dims)
         speed = {
             "train/images_per_second": images / seconds,
             "train/data_wait_fraction": all_waited / self.worker.world_size / seconds,
+            "data/reads_resumed": resumed,
         }
         left = (self.config.train.steps - self.learner.step) * seconds / self.steps
         self.steps, self.images, self.losses, self.started = 0, 0, None, time.perf_counter()

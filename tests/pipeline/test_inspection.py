@@ -71,7 +71,7 @@ def test_repeated_pixels_are_named_within_and_across_splits(digits: Config) -> N
     ],
 )
 def test_records_that_break_the_manifest_are_named(record: Record, fault: str, digits: Config) -> None:
-    with_records(digits, "train", [Record("good", image(1), 0), record])
+    with_records(digits, "train", [Record("good", image(1), 0), Record("other", image(3), 0), record])
     with pytest.raises(UserError, match=fault):
         inspect(digits)
 
