@@ -95,7 +95,8 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
 
 def with_absolute_urls(config: Config) -> Config:
     """The configuration with every folder absolute, as Ray's workers stand in folders of their own."""
-    data = config.data.model_copy(update={"url": absolute_url(config.data.url)})
+    folders = {name: getattr(config.data, name) for name in ("url", "cache_folder")}
+    data = config.data.model_copy(update={name: absolute_url(url) for name, url in folders.items() if url})
     run = config.run.model_copy(update={"url": absolute_url(config.run.url)})
     named = {name: getattr(config.sample, name) for name in ("url", "mse_run")}
     sample = config.sample.model_copy(update={name: absolute_url(url) for name, url in named.items() if url})

@@ -59,6 +59,10 @@ class Data(Section):
     """Seed of what is held out and of the order in which records are laid into shards."""
     shuffle_shards: int = Field(default=8, ge=1)
     """Shards whose records are mixed at a time in training; two such groups are held in memory."""
+    cache_folder: str = ""
+    """Folder on each host's own disk where its workers keep the shards that they read; nothing: none are kept."""
+    cache_gigabytes: float = Field(default=100.0, gt=0.0)
+    """Most that data.cache_folder may hold, in 1e9 bytes; the least recently used shards go first."""
     prefetch_batches: int = Field(default=8, ge=1)
     """Batches that are read ahead of the training step on each worker."""
 
@@ -210,6 +214,10 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is not a multiple of cluster.num_workers "
                 f"{self.cluster.num_workers}: change one of them"
             )
+        if "://" in self.data.cache_folder:
+            raise UserError(
+                f"data.cache_folder {self.data.cache_folder}: not a folder on the hosts' own disks; name one"
+            )
         self.model.require_fit(self.image_shape)
         for section, wanted in (("sample", self.sample.conditional), ("evaluate", self.evaluate.conditional)):
             if not wanted and not (isinstance(self.model, GatedPixelCNNModel) and self.model.condition_dropout):
@@ -254,7 +262,15 @@ def flatten(section: Section) -> dict[str, Any]:
 
 
 RESULT_SECTIONS = ("model", "data", "train")
-READING_KEYS = ("data.url", "data.source", "data.source_format", "data.max_unreadable", "data.prefetch_batches")
+READING_KEYS = (
+    "data.url",
+    "data.source",
+    "data.source_format",
+    "data.max_unreadable",
+    "data.cache_folder",
+    "data.cache_gigabytes",
+    "data.prefetch_batches",
+)
 
 
 def changed_result_keys(before: Config, now: Config) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UserError
 from pipeline.manifest import Shard
+from pipeline.shard_cache import ShardCache
 from pipeline.storage import MissingObjectError, join, read
 
 
@@ -66,14 +67,14 @@ def describe(file: str, content: bytes, records: int) -> Shard:
     return Shard(file=file, records=records, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def fetch(split_url: str, shard: Shard) -> list[Record]:
-    """The records of a shard, after its bytes and count have been checked against the manifest.
+def fetch(split_url: str, shard: Shard, cache: ShardCache | None = None) -> list[Record]:
+    """The records of a shard, from the cache if there is one, checked against the manifest.
 
     Raises:
         UserError: the shard is missing, truncated, altered, or holds something else than its manifest says.
     """
     url = join(split_url, shard.file)
-    content = _checked(url, shard)
+    content = cache.get(shard, lambda: _checked(url, shard)) if cache else _checked(url, shard)
     files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
     try:
         records = [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.manifest import Manifest, split_url
+from pipeline.shard_cache import ShardCache
 from pipeline.shards import Record, decode_png, fetch
 
 
@@ -32,6 +33,13 @@ class Place:
 
     shard: int
     record: int
+
+
+def shard_cache(config: Config) -> ShardCache | None:
+    """The cache of this host's workers, if data.cache_folder names one."""
+    if not config.data.cache_folder:
+        return None
+    return ShardCache(config.data.cache_folder, int(config.data.cache_gigabytes * 1e9))
 
 
 def epoch_groups(manifest: Manifest, seed: int, epoch: int, shuffle_shards: int) -> list[list[int]]:
@@ -124,13 +132,14 @@ class TrainingStream:
         size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
         seed, epoch_images = self.config.train.seed, self.manifest.num_images
         url, position = split_url(self.config, self.manifest.split), self.images_seen
+        cache = shard_cache(self.config)
         for epoch in itertools.count(position // epoch_images):
             start = epoch * epoch_images
             for group in epoch_groups(self.manifest, seed, epoch, self.config.data.shuffle_shards):
                 end = start + sum(self.manifest.shards[shard].records for shard in group)
                 if end > position:
                     places = group_places(self.manifest, group, seed, epoch)
-                    records = {shard: fetch(url, self.manifest.shards[shard]) for shard in group}
+                    records = {shard: fetch(url, self.manifest.shards[shard], cache) for shard in group}
                     for place in places[position - start :]:
                         if position % size // local == self.rank:
                             yield position, records[place.shard][place.record]
@@ -150,11 +159,11 @@ def evaluation_batches(
     batches = -(-total // batch_size)
     first = min(total, rank * batches // world_size * batch_size)
     last = min(total, (rank + 1) * batches // world_size * batch_size)
-    url, start, held = split_url(config, manifest.split), 0, []
+    url, start, held, cache = split_url(config, manifest.split), 0, [], shard_cache(config)
     for shard in manifest.shards:
         end = start + shard.records
         if end > first and start < last:
-            held += fetch(url, shard)[max(0, first - start) : max(0, last - start)]
+            held += fetch(url, shard, cache)[max(0, first - start) : max(0, last - start)]
             while len(held) >= batch_size or (held and end >= last):
                 yield _stack(held[:batch_size], manifest)
                 held = held[batch_size:]

@@ -45,3 +45,8 @@ def test_empty_and_real_model_are_the_same_architecture() -> None:
     config = PRESETS["digits"].config
     empty, real = config.empty_model(), config.build_model()
     assert {n: p.shape for n, p in empty.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+
+
+def test_the_shard_cache_is_a_folder_of_the_hosts() -> None:
+    with pytest.raises(UserError, match=r"data.cache_folder s3://bucket/cache: not a folder"):
+        Config.model_validate({"data": {"cache_folder": "s3://bucket/cache"}})
