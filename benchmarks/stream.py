@@ -3,8 +3,8 @@
     python -m benchmarks.stream PRESET [--seconds 8] [--worlds 1 8 64] [--data.url ... and other keys]
 
 The data must be prepared. One process reads as rank 0 of each world size, without a model, on one core: its own images
-are decoded, the others' records only read and checked. `passed` are the records of all ranks that went by, which is what
-the whole cluster can train on at most.
+are decoded, the others' records only read and checked. `passed` are the records of all ranks that went by: what the
+whole cluster can train on at most.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def row(config: Config, manifest: Manifest, world_size: int, seconds: float) -> 
         taken, busy = time.perf_counter() - started, time.process_time() - processor
     own = batches * LOCAL_BATCH
     passed = own * world_size
-    return f"| {world_size} | {own / taken:,.0f} | {passed / taken:,.0f} | {busy / passed * 1e6:.1f} | {busy / taken:.0%} |"
+    cost = busy / passed * 1e6
+    return f"| {world_size} | {own / taken:,.0f} | {passed / taken:,.0f} | {cost:.1f} | {busy / taken:.0%} |"
 
 
 def main() -> None:

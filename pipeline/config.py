@@ -57,6 +57,9 @@ class Data(Section):
     """Images in a shard; the last one of a split holds the rest."""
     prepare_seed: int = 0
     """Seed of what is held out and of the order in which records are laid into shards."""
+    on_bad_shard: Literal["fail", "skip"] = "fail"
+    """What training does with a shard that can't be read: end with its name, or go on without its images and count them
+    (data/skipped_records); evaluation always ends."""
     shuffle_shards: int = Field(default=8, ge=1)
     """Shards whose records are mixed at a time in training; two such groups are held in memory."""
     cache_folder: str = ""
@@ -267,6 +270,7 @@ READING_KEYS = (
     "data.source",
     "data.source_format",
     "data.max_unreadable",
+    "data.on_bad_shard",
     "data.cache_folder",
     "data.cache_gigabytes",
     "data.prefetch_batches",

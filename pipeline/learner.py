@@ -86,25 +86,33 @@ class Learner:
         return self.step == self.config.train.steps or (self.step > 0 and self.step % interval == 0)
 
     def advance(self, batch: Batch) -> tuple[Tensor, int]:
-        """One optimiser step; gives the sum of the losses over this worker's images, and how many they are."""
+        """One optimiser step; gives the sum of the losses over this worker's images, and how many they are.
+
+        The gradient is that of the sum over all workers' images over train.batch_size, whoever lacks some of them. A
+        worker that has none takes the step with a blank image that counts for nothing, as the others wait for it.
+        """
         self.step += 1
         self.images_seen += self.config.train.batch_size
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
-        images = batch.images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
-        labels = batch.labels.to(self.worker.device, non_blocking=True)
+        count, local = len(batch.images), self.config.train.batch_size // self.worker.world_size
+        images, labels = batch.images, batch.labels
+        if not count:
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        images = images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(self.worker.device, non_blocking=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, self.step)
         with autocast(self.config, self.worker.device):
             outputs = self._forward(images, labels) if self.model.reads_labels else self._forward(images)
-        losses = self.model.losses(outputs, images, labels).sum()
+        losses = self.model.losses(outputs, images, labels).sum() * (1.0 if count else 0.0)
         self.optimizer.zero_grad(set_to_none=True)
-        (losses / (len(images) * units(self.model.measure, self.config.dims))).backward()
+        (losses / (local * units(self.model.measure, self.config.dims))).backward()
         self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         bad = ~(losses.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
         self._bad_step = torch.where(bad, self.step, self._bad_step)
-        return losses.detach(), len(images)
+        return losses.detach(), count
 
     def require_finite(self) -> None:
         """Raise UserError on every worker if any step since the start had a loss or gradient that is not finite."""

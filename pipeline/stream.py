@@ -4,8 +4,9 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.manifest import Manifest, split_url
 from pipeline.shard_cache import ShardCache
 from pipeline.shards import Record, decode_png, fetch
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class TrainingStream:
     The global sequence of images doesn't depend on rank, world_size or where it is resumed: epochs follow each other,
     each image once an epoch, and a global batch may reach over the end of one. Rank r takes the r-th part of each
     global batch. Each rank fetches every shard and decodes its own records only; at most two groups of
-    data.shuffle_shards shards are in memory.
+    data.shuffle_shards shards are in memory. With data.on_bad_shard skip, what a rank can't read is missing from its
+    batches, which may then be empty, and counted in `records_skipped`; every place keeps its batch and rank.
     """
 
     def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
@@ -69,6 +74,7 @@ class TrainingStream:
         self.config, self.manifest, self.rank, self.world_size = config, manifest, rank, world_size
         self.images_seen = images_seen
         self.seconds_waited = 0.0
+        self.records_skipped = 0
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.data.prefetch_batches)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, name="training-stream", daemon=True)
@@ -92,7 +98,7 @@ class TrainingStream:
         """The next batch, and the time it was waited for in `seconds_waited`.
 
         Raises:
-            UserError: a shard is missing or not what the manifest says.
+            UserError: a shard is missing or not what the manifest says, and data.on_bad_shard is fail.
         """
         started = time.perf_counter()
         batch = self._ready.get()
@@ -119,16 +125,36 @@ class TrainingStream:
     def _batches(self) -> Iterator[Batch]:
         """Own records, gathered into batches: position i of the sequence is this rank's if its part of the batch is."""
         size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
-        images, labels, keys = [], [], []
+        records: list[Record] = []
         for position, record in self._own_records():
-            images.append(decode_png(record, self.manifest.shape))
-            labels.append(record.label)
-            keys.append(record.key)
+            if record:
+                records.append(record)
             if position % size == (self.rank + 1) * local - 1:
-                yield Batch(torch.from_numpy(np.stack(images)), torch.tensor(labels), keys)
-                images, labels, keys = [], [], []
+                yield self._stacked(records)
+                records = []
 
-    def _own_records(self) -> Iterator[tuple[int, Record]]:
+    def _stacked(self, records: list[Record]) -> Batch:
+        images = [(self._unless_bad(decode_png, record, self.manifest.shape), record) for record in records]
+        sound = [(image, record) for image, record in images if image is not None]
+        self.records_skipped += self.config.train.batch_size // self.world_size - len(sound)
+        empty = np.empty((0, *self.manifest.shape), np.uint8)
+        return Batch(
+            torch.from_numpy(np.stack([image for image, _ in sound]) if sound else empty),
+            torch.tensor([record.label for _, record in sound], dtype=torch.int64),
+            [record.key for _, record in sound],
+        )
+
+    def _unless_bad(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT | None:
+        """What the function gives; None, told in a line, if it can't and data.on_bad_shard is skip."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            if self.config.data.on_bad_shard == "fail":
+                raise
+            print(f"rank {self.rank} skips: {error}", flush=True)
+            return None
+
+    def _own_records(self) -> Iterator[tuple[int, Record | None]]:
         size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
         seed, epoch_images = self.config.train.seed, self.manifest.num_images
         url, position = split_url(self.config, self.manifest.split), self.images_seen
@@ -139,10 +165,13 @@ class TrainingStream:
                 end = start + sum(self.manifest.shards[shard].records for shard in group)
                 if end > position:
                     places = group_places(self.manifest, group, seed, epoch)
-                    records = {shard: fetch(url, self.manifest.shards[shard], cache) for shard in group}
+                    records = {
+                        shard: self._unless_bad(fetch, url, self.manifest.shards[shard], cache) for shard in group
+                    }
                     for place in places[position - start :]:
                         if position % size // local == self.rank:
-                            yield position, records[place.shard][place.record]
+                            of_shard = records[place.shard]
+                            yield position, of_shard[place.record] if of_shard else None
                         position += 1
                 start = end
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.clock import clock
 from pipeline.config import Config
 from pipeline.drawing import training_grid
+from pipeline.errors import UserError
 from pipeline.evaluate import Measured, evaluate, sum_over_workers
 from pipeline.learner import Learner
 from pipeline.manifest import load_manifest
@@ -83,15 +84,22 @@ class Progress:
         assert self.losses is not None
         self.learner.require_finite()
         waited = stream.seconds_waited - self.waited_before
-        losses, images, all_waited, resumed = sum_over_workers(
-            self.worker, self.losses.item(), float(self.images), waited, float(reads_resumed())
+        faults = float(reads_resumed()), float(stream.records_skipped)
+        losses, images, all_waited, resumed, skipped = sum_over_workers(
+            self.worker, self.losses.item(), float(self.images), waited, *faults
         )
+        if not images:
+            raise UserError(
+                f"none of the last {self.steps} batches held an image that could be read; repair the shards below "
+                f"data.url {self.config.data.url}"
+            )
         seconds = time.perf_counter() - self.started
         measured = Measured(self.learner.model.measure, losses, int(images), self.config.dims)
         speed = {
             "train/images_per_second": images / seconds,
             "train/data_wait_fraction": all_waited / self.worker.world_size / seconds,
             "data/reads_resumed": resumed,
+            "data/skipped_records": skipped,
         }
         left = (self.config.train.steps - self.learner.step) * seconds / self.steps
         self.steps, self.images, self.losses, self.started = 0, 0, None, time.perf_counter()

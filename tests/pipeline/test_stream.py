@@ -1,5 +1,6 @@
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +101,37 @@ def test_spoilt_shard_ends_the_stream_with_its_name(digits: Config) -> None:
         batches = itertools.islice(stream, 60)
         with pytest.raises(UserError, match=r"shard-000000\.tar: truncated or altered"):
             list(batches)
+
+
+def without(config: Config, *shards: int) -> Config:
+    """A configuration that skips bad shards, whose training shards of these numbers are spoilt."""
+    manifest = load_manifest(config, "train")
+    for number in shards:
+        Path(config.data.url, "train", manifest.shards[number].file).write_bytes(b"spoilt")
+    return config.model_copy(update={"data": config.data.model_copy(update={"on_bad_shard": "skip"})})
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_skipped_records_leave_every_other_one_in_its_batch(digits: Config, world_size: int) -> None:
+    manifest = load_manifest(digits, "train")
+    lost = {record.key for number in (0, 3) for record in fetch(split_url(digits, "train"), manifest.shards[number])}
+
+    def batches(config: Config, rank: int) -> list[list[str]]:
+        with TrainingStream(config, manifest, rank=rank, world_size=world_size, images_seen=0) as stream:
+            return [batch.keys for batch in itertools.islice(stream, manifest.num_images // 32)]
+
+    whole = [batches(digits, rank) for rank in range(world_size)]
+    spoilt = without(digits, 0, 3)
+    found = [batches(spoilt, rank) for rank in range(world_size)]
+    assert found == [[[key for key in keys if key not in lost] for keys in of_rank] for of_rank in whole]
+
+
+def test_what_is_skipped_is_told_and_counted(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    config, manifest = without(digits, 0), load_manifest(digits, "train")
+    with TrainingStream(config, manifest, rank=0, world_size=1, images_seen=0) as stream:
+        while stream.images_seen < 2 * manifest.num_images:
+            next(stream)
+    lost = manifest.shards[0].records
+    assert 2 * lost <= stream.records_skipped <= 3 * lost, "those of two epochs, and some of the one that is read ahead"
+    assert "rank 0 skips: " in (told := capsys.readouterr().out)
+    assert "shard-000000.tar: truncated or altered" in told

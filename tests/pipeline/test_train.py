@@ -17,6 +17,7 @@ from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest, split_url
 from pipeline.run_identity import RunIdentity, identify
 from pipeline.shards import decode_png, fetch
+from pipeline.stream import Batch
 from pipeline.train import train
 from tests.conftest import LocalWorker
 
@@ -191,3 +192,35 @@ def test_bfloat16_and_float32_agree(digits: Config) -> None:
     )["val/bits_per_dim"]
     assert coarse != exact
     assert coarse == pytest.approx(exact, abs=0.01)
+
+
+def test_training_goes_on_without_the_shards_that_it_may_skip(
+    digits: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One shard of eleven is left: batches are short, or have no image at all; steps and images seen stay in order."""
+    config = changed(digits, data={"on_bad_shard": "skip"}, train={"batch_size": 16, "steps": 105})
+    shards = sorted(Path(digits.data.url, "train").glob("*.tar"))
+    for shard in shards[1:]:
+        shard.unlink()
+    metrics = fit(changed(config, run={"log_interval": 105, "eval_interval": 105}))
+    assert metrics["step"] == 105
+    assert metrics["images_seen"] == 1680
+    assert math.isfinite(metrics["val/bits_per_dim"])
+    assert "the shard is missing" in capsys.readouterr().out
+
+
+def test_a_batch_without_images_changes_no_gradient(digits: Config) -> None:
+    learner = Learner(digits, LocalWorker(run_url_of(digits)), load_manifest(digits, "train"))
+    learner.restore()
+    empty = Batch(torch.empty(0, 1, 8, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [])
+    losses, images = learner.advance(empty)
+    assert (losses.item(), images, learner.images_seen) == (0.0, 0, digits.train.batch_size)
+    assert all(not parameter.grad.any() for parameter in learner.model.parameters() if parameter.grad is not None)
+    learner.require_finite()
+
+
+def test_a_training_without_any_image_ends_with_the_reason(digits: Config) -> None:
+    for shard in Path(digits.data.url, "train").glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(UserError, match=r"none of the last 2 batches held an image .* data.url"):
+        fit(changed(digits, data={"on_bad_shard": "skip"}))
