@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-
 # First, as it decides on a token, which Ray reads when it is imported.
 from pipeline.ray_cluster import first_line, last_line, start_cluster
 
 # isort: split
+import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
