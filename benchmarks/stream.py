@@ -23,7 +23,7 @@ LOCAL_BATCH = 128
 
 def row(config: Config, manifest: Manifest, world_size: int, seconds: float) -> str:
     """Read for that long from the first batch on, which isn't counted."""
-    values = config.model_dump()
+    values = config.model_dump(exclude={"dry_run"})
     values["train"] |= {"batch_size": LOCAL_BATCH * world_size}
     values["cluster"] |= {"num_workers": world_size}
     of_world = Config.model_validate(values)

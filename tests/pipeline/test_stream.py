@@ -1,4 +1,5 @@
 import itertools
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest, Shard, load_manifest, split_url
+from pipeline.prepare import prepare
 from pipeline.shards import decode_png, fetch
 from pipeline.stream import TrainingStream, epoch_groups, evaluation_batches, group_places
+from tests.conftest import tiny_config
 
 
 def keys_of(config: Config, batches: int, *, world_size: int = 1, images_seen: int = 0) -> list[str]:
@@ -41,6 +44,44 @@ def test_order_is_the_same_for_any_number_of_workers_and_from_any_place(digits: 
         assert keys_of(digits, batches=60 - seen, images_seen=seen * 32, world_size=2) == undisturbed[seen * 32 :]
 
 
+def test_killed_streams_go_on_with_other_numbers_of_workers(tmp_path: Path) -> None:
+    """Twenty seeds, each killed at two places in two epochs: 2, then 4, then 1 worker."""
+    prepared = tiny_config(tmp_path, data={"holdout_fraction": 0.8, "records_per_shard": 40})
+    images = prepare(prepared)["train"].num_images
+    places = random.Random(0)
+    for seed in range(20):
+        config = prepared.model_copy(update={"train": prepared.train.model_copy(update={"seed": seed})})
+        undisturbed = keys_of(config, batches=24)
+        assert Counter(undisturbed[:images]) == Counter(undisturbed[images : 2 * images])
+        first, second = sorted(places.sample(range(1, 24), 2))
+        met = keys_of(config, first, world_size=2)
+        met += keys_of(config, second - first, world_size=4, images_seen=first * 32)
+        met += keys_of(config, 24 - second, world_size=1, images_seen=second * 32)
+        assert met == undisturbed
+
+
+@pytest.mark.parametrize(("shuffle_shards", "least"), [(1, 0.0), (2, 0.45), (8, 0.85), (32, 0.95), (128, 0.98)])
+def test_neighbours_come_from_nearly_as_far_apart_as_in_a_uniform_permutation(
+    shuffle_shards: int, least: float
+) -> None:
+    """Mean distance in the manifest of images that follow each other, over a third of all, as of a uniform order.
+
+    Only one pair in shuffle_shards is of the same shard, so the distance is that much smaller.
+    """
+    shards = tuple(Shard(file=f"{number}", records=100, bytes=1, sha256="") for number in range(128))
+    manifest = manifest_of(shards)
+    order = [
+        place.shard * 100 + place.record
+        for group in epoch_groups(manifest, 0, 0, shuffle_shards)
+        for place in group_places(manifest, group, 0, 0)
+    ]
+    assert sorted(order) == list(range(12_800))
+    distance = sum(abs(one - other) for one, other in itertools.pairwise(order)) / (len(order) - 1)
+    uniform = len(order) / 3
+    assert least < distance / uniform < 1.02
+    assert distance / uniform == pytest.approx(1 - 1 / shuffle_shards, abs=0.03)
+
+
 def test_order_follows_the_seed(digits: Config) -> None:
     other = digits.model_copy(update={"train": digits.train.model_copy(update={"seed": 1})})
     assert keys_of(digits, 5) == keys_of(digits, 5)
@@ -60,6 +101,13 @@ def test_batches_hold_the_images_and_labels_of_their_keys(digits: Config) -> Non
         assert torch.equal(image, torch.from_numpy(decode_png(real[key], manifest.shape).copy()))
 
 
+def manifest_of(shards: tuple[Shard, ...]) -> Manifest:
+    return Manifest(
+        name="a", version="a", split="train", shape=(1, 2, 2), levels=2, resize="none", classes=("a",), prepare_seed=0,
+        shards=shards,
+    )  # fmt: skip
+
+
 @given(
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=9), seed=st.integers(0, 9), epoch=st.integers(0, 3),
     shuffle_shards=st.integers(1, 5),
@@ -67,10 +115,7 @@ def test_batches_hold_the_images_and_labels_of_their_keys(digits: Config) -> Non
 @settings(max_examples=50, deadline=None)
 def test_groups_hold_every_place_once(counts: list[int], seed: int, epoch: int, shuffle_shards: int) -> None:
     shards = tuple(Shard(file=f"{i}", records=count, bytes=1, sha256="") for i, count in enumerate(counts))
-    manifest = Manifest(
-        name="a", version="a", split="train", shape=(1, 2, 2), levels=2, resize="none", classes=("a",), prepare_seed=0,
-        shards=shards,
-    )  # fmt: skip
+    manifest = manifest_of(shards)
     groups = epoch_groups(manifest, seed, epoch, shuffle_shards)
     places = [place for group in groups for place in group_places(manifest, group, seed, epoch)]
     expected = Counter((shard, record) for shard, count in enumerate(counts) for record in range(count))
