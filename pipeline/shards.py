@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import webdataset
@@ -15,6 +16,8 @@ from pipeline.errors import UserError
 from pipeline.manifest import Shard
 from pipeline.shard_cache import ShardCache
 from pipeline.storage import MissingObjectError, join, read
+
+TAR_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def decode_png(record: Record, shape: tuple[int, int, int]) -> UInt8[np.ndarray,
 def pack(records: Sequence[Record]) -> bytes:
     """The tar of the records by webdataset's writer: the same records give the same bytes."""
     buffer = io.BytesIO()
-    with webdataset.TarWriter(buffer, encoder=False, mtime=0.0) as writer:
+    # With a time that isn't an int tarfile writes a kilobyte more for each entry.
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0) as writer:
         for record in records:
             writer.write({"__key__": record.key, "png": record.png, "cls": str(record.label).encode()})
     return buffer.getvalue()
@@ -75,12 +79,8 @@ def fetch(split_url: str, shard: Shard, cache: ShardCache | None = None) -> list
     """
     url = join(split_url, shard.file)
     content = cache.get(shard, lambda: _checked(url, shard)) if cache else _checked(url, shard)
-    files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
     try:
-        records = [
-            Record(sample["__key__"], sample["png"], int(sample["cls"]))
-            for sample in webdataset.tariterators.group_by_keys(files)
-        ]
+        records = _plain_records(content) or _webdataset_records(content, url)
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise UserError(f"{url}: not a shard of png and cls entries ({error!r}); prepare the data set again") from error
     if len(records) != shard.records:
@@ -110,3 +110,46 @@ def _checked(url: str, shard: Shard) -> bytes:
                 "again"
             )
     return content
+
+
+def _webdataset_records(content: bytes, url: str) -> list[Record]:
+    files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
+    return [
+        Record(sample["__key__"], sample["png"], int(sample["cls"]))
+        for sample in webdataset.tariterators.group_by_keys(files)
+    ]
+
+
+def _plain_records(content: bytes) -> list[Record] | None:
+    """The records of a tar of pairs KEY.cls, KEY.png, as `pack` writes it; None for any other tar.
+
+    Python's tarfile takes longer for the two entries than the decoding of a small image.
+    """
+    records, keys, at = [], set[bytes](), 0
+    while at < len(content) and content[at]:
+        label = _plain_entry(content, at, b".cls")
+        image = label and _plain_entry(content, label.end, b".png")
+        if not label or not image or label.key != image.key or label.key in keys:
+            return None
+        keys.add(label.key)
+        records.append(Record(label.key.decode(), image.content, int(label.content)))
+        at = image.end
+    return records
+
+
+class _Entry(NamedTuple):
+    key: bytes
+    content: bytes
+    end: int
+
+
+def _plain_entry(content: bytes, at: int, ending: bytes) -> _Entry | None:
+    """The tar entry whose header begins at the offset, if it is a plain file with that ending and a name of one dot."""
+    name = content[at : at + 100].rstrip(b"\0")
+    size = content[at + 124 : at + 135]
+    kind, prefix = content[at + 156 : at + 157], content[at + 345 : at + 346]
+    if kind != b"0" or prefix != b"\0" or not name.endswith(ending) or name.count(b".") != 1 or not size.isdigit():
+        return None
+    start = at + TAR_BLOCK
+    last = start + int(size, 8)
+    return _Entry(name[: -len(ending)], content[start:last], last + -last % TAR_BLOCK)

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import prepare as prepare_module
-from pipeline import storage
+from pipeline import shards, storage
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest, split_url
@@ -205,3 +206,46 @@ def test_prepare_on_a_full_disk_says_so_and_goes_on_when_there_is_space(small_di
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     prepare(config)
     assert len(records_of(config, "train")) == 1618
+
+
+def pairs(*names: str) -> dict[str, bytes]:
+    return {name: b"7" if name.endswith("cls") else b"bytes of an image" * 40 for name in names}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        pairs("a.cls", "a.png", "b/c.cls", "b/c.png"),
+        pairs("a.png", "a.cls", "b.png", "b.cls"),
+        pairs("a.cls", "a.json", "a.png"),
+        pairs(f"{'long/' * 30}a.cls", f"{'long/' * 30}a.png", "b.cls", "b.png"),
+        pairs(f"{'n' * 96}.cls", f"{'n' * 96}.png"),
+        pairs("umlaut-\u00e4.cls", "umlaut-\u00e4.png"),
+        pairs("dot.ted.cls", "dot.ted.png", "b.cls", "b.png"),
+        {},
+    ],
+)
+def test_shards_of_any_writer_are_read_as_webdataset_reads_them(entries: dict[str, bytes], tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in entries.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    content = buffer.getvalue()
+    (tmp_path / "s.tar").write_bytes(content)
+    try:
+        expected = shards._webdataset_records(content, "s.tar")
+    except KeyError:
+        with pytest.raises(UserError, match="not a shard of png and cls entries"):
+            fetch(str(tmp_path), describe("s.tar", content, 1))
+        return
+    assert fetch(str(tmp_path), describe("s.tar", content, len(expected))) == expected
+
+
+def test_a_shard_takes_no_more_than_a_tar_must(digits: Config) -> None:
+    manifest = load_manifest(digits, "val")
+    (record, *_) = fetch(split_url(digits, "val"), manifest.shards[0])
+    entry = 512 + -(-len(record.png) // 512) * 512 + 512 + 512
+    end = 10_240
+    assert manifest.shards[0].bytes <= manifest.shards[0].records * entry + end
