@@ -185,7 +185,8 @@ def _write_shard(config: Config, source_levels: int, folder: str, recipe: str, c
     receipt_url = join(folder, chunk.file + RECEIPT_SUFFIX)
     if exists(receipt_url):
         receipt = Receipt.model_validate_json(read(receipt_url))
-        if receipt.recipe == recipe and exists(join(folder, chunk.file)):
+        # A shard that lacks images is tried again: they may have been repaired.
+        if receipt.recipe == recipe and not receipt.result.unreadable and exists(join(folder, chunk.file)):
             return receipt.result
     records, unreadable = [], []
     for key, image in chunk.images:

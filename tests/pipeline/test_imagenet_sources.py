@@ -191,12 +191,16 @@ def test_odd_files_are_read_right_and_unreadable_ones_listed(tmp_path: Path) -> 
     assert prepare(config)["train"] == manifest, "left as it is the second time"
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_more_unreadable_images_than_allowed_end_prepare_without_a_manifest(tmp_path: Path) -> None:
     odd_files(tmp_path / "source")
     config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=2)
     with pytest.raises(UserError, match=r"3 images can't be read, data.max_unreadable is 2"):
         prepare(config)
     assert not (tmp_path / "data" / "train" / "manifest.json").exists()
+    for name in ("empty", "text", "torn"):
+        (tmp_path / "source" / "train" / "cat" / f"{name}.JPEG").write_bytes(jpeg(np.random.default_rng(1)))
+    assert prepare(config)["train"].num_images == 7, "repaired images are read when the same command is run again"
 
 
 def batches(folder: Path, pickled: bool) -> dict[str, np.ndarray]:
