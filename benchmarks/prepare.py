@@ -78,7 +78,7 @@ def main() -> None:
         }  # fmt: skip
         values["cluster"] |= {"num_workers": os.cpu_count(), "cpus_per_worker": 1, "use_gpu": False}
         config = Config.model_validate(values)
-        start_cluster(config)
+        start_cluster(1)
         bare = bare_rate(files, words.size)
         started = time.perf_counter()
         manifests = prepare(config)

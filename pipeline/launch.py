@@ -84,7 +84,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dic
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
     """
     cluster = config.cluster
-    start_cluster(config)
+    start_cluster(cluster.num_workers * cluster.cpus_per_worker)
     lines = Queue(actor_options={"num_cpus": 0}) if cluster.num_workers else None
     _remove_torn_snapshot(run_url)
     parent, name = run_url.rsplit("/", 1)

@@ -15,22 +15,27 @@ if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
 
 import ray
 
-from pipeline.config import Config
 from pipeline.errors import UserError
 
 WORKER_START_SECONDS = "60"
 
 
-def start_cluster(config: Config) -> None:
-    """Join the cluster that RAY_ADDRESS or a submitted job names, or start one in these processes."""
+def start_cluster(cpus: int) -> None:
+    """Join the cluster that RAY_ADDRESS or a submitted job names, or start one on this machine.
+
+    Args:
+        cpus: what will be asked of it; a cluster of this machine's own claims at least so many. 0: no cluster.
+
+    Raises:
+        UserError: Ray can't be reached or started.
+    """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else Ray's logger takes print from _Forwarded
     logging.getLogger("ray").setLevel(logging.WARNING)
-    if config.cluster.num_workers == 0 or ray.is_initialized():
+    if not cpus or ray.is_initialized():
         return
-    wanted = config.cluster.num_workers * config.cluster.cpus_per_worker
     here = {} if "RAY_ADDRESS" in os.environ else {
-        "address": "local", "include_dashboard": False, "num_cpus": max(wanted, os.cpu_count() or 1),
+        "address": "local", "include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1),
     }  # fmt: skip
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **here)
@@ -39,10 +44,10 @@ def start_cluster(config: Config) -> None:
             f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(a cluster of this process)')}: Ray can't be reached or "
             f"started ({first_line(error)}); check the address, the token (RAY_AUTH_MODE) and memory and disk"
         ) from error
-    cpus = ray.cluster_resources().get("CPU", 0)
-    if cpus < wanted:
+    there = ray.cluster_resources().get("CPU", 0)
+    if there < cpus:
         print(
-            f"warning: cluster.num_workers wants {wanted} CPUs, the cluster has {cpus:g}; waiting for more nodes",
+            f"warning: cluster.num_workers wants {cpus} CPUs, the cluster has {there:g}; waiting for more nodes",
             flush=True,
         )
 

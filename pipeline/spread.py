@@ -25,7 +25,7 @@ def spread(
         return ((index, function(item)) for index, item in enumerate(items))
     from pipeline.tasks import map_tasks  # a few images are done before Ray is imported and started
 
-    return map_tasks(config, function, items)
+    return map_tasks(function, items)
 
 
 class ImageProgress:

@@ -9,7 +9,6 @@ from pipeline.ray_cluster import last_line, start_cluster
 # isort: split
 import ray
 
-from pipeline.config import Config
 from pipeline.errors import UserError
 
 ItemT = TypeVar("ItemT")
@@ -17,10 +16,10 @@ ResultT = TypeVar("ResultT")
 TASKS_A_CPU = 2
 
 
-def map_tasks(
-    config: Config, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]
-) -> Iterator[tuple[int, ResultT]]:
+def map_tasks(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[tuple[int, ResultT]]:
     """The index and result of every item as they come; at most two items a CPU of the cluster are under way.
+
+    A cluster that was started for this ends with it: what comes next may want another one.
 
     Args:
         function: of a module, or a partial of one; items and results are pickled.
@@ -28,7 +27,8 @@ def map_tasks(
     Raises:
         UserError: the function raised one, or Ray could not carry a task to its end in four tries.
     """
-    start_cluster(config)
+    is_own = not ray.is_initialized()
+    start_cluster(1)
     task = ray.remote(num_cpus=1)(_call)
     shared = ray.put(function)
     waiting, running = list(enumerate(items))[::-1], dict[Any, int]()
@@ -43,6 +43,8 @@ def map_tasks(
     finally:
         for reference in running:
             ray.cancel(reference)
+        if is_own:
+            ray.shutdown()
 
 
 def _call(function: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:

@@ -1,5 +1,6 @@
 """`prepare` as Ray tasks on a real cluster of this machine."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from pipeline import spread
 from pipeline.errors import UserError
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import ray, start_cluster
+from pipeline.tasks import map_tasks
 from tests.conftest import tiny_config
 from tests.pipeline.test_imagenet_sources import config_of, odd_files
 
 
 @pytest.fixture(scope="module")
 def one_cluster() -> Iterator[None]:
-    start_cluster(tiny_config("unused", cluster={"num_workers": 2}))
+    start_cluster(2)
     yield
     ray.shutdown()
 
@@ -55,3 +57,16 @@ def test_an_error_of_a_task_is_the_persons_error(tmp_path: Path, always_tasks: N
     config = config_of(tmp_path, tmp_path / "source", "class-folders", num_classes=1, max_unreadable=3, resize="none")
     with pytest.raises(UserError, match=r"data.image_size is 8.*--data.resize box$"):
         prepare(config)
+
+
+def test_a_cluster_started_for_tasks_claims_this_machine_and_ends_with_them(tmp_path: Path, always_tasks: None) -> None:
+    """Whatever the preset's GPU workers would want."""
+    config = tiny_config(tmp_path, cluster={"num_workers": 32, "cpus_per_worker": 8})
+    ray.shutdown()
+    found = []
+    for _ in map_tasks(str, [1, 2]):
+        found.append(ray.cluster_resources()["CPU"])
+    assert found == [os.cpu_count()] * 2
+    assert not ray.is_initialized()
+    assert prepare(config)["train"].num_images > 0
+    assert not ray.is_initialized()
