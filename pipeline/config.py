@@ -66,6 +66,8 @@ class Data(Section):
     """Folder on each host's own disk where its workers keep the shards that they read; nothing: none are kept."""
     cache_gigabytes: float = Field(default=100.0, gt=0.0)
     """Most that data.cache_folder may hold, in 1e9 bytes; the least recently used shards go first."""
+    parallel_reads: int = Field(default=4, ge=1)
+    """Shards that a worker reads at the same time, ahead of their use."""
     prefetch_batches: int = Field(default=8, ge=1)
     """Batches that are read ahead of the training step on each worker."""
 
@@ -273,6 +275,7 @@ READING_KEYS = (
     "data.on_bad_shard",
     "data.cache_folder",
     "data.cache_gigabytes",
+    "data.parallel_reads",
     "data.prefetch_batches",
 )
 

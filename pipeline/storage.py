@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
 
 
 _resumed = 0
+_count = threading.Lock()
 
 
 class MissingObjectError(UserError):
@@ -180,7 +182,8 @@ def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
         except (botocore.exceptions.HTTPClientError, botocore.exceptions.IncompleteReadError):
             if pause is None:
                 raise
-            _resumed += 1
+            with _count:
+                _resumed += 1
             time.sleep(pause)
     return bytes(received)
 

@@ -4,7 +4,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.manifest import Manifest, split_url
+from pipeline.manifest import Manifest, Shard, split_url
 from pipeline.shard_cache import ShardCache
 from pipeline.shards import Record, decode_png, fetch
 
@@ -64,9 +65,10 @@ class TrainingStream:
 
     The global sequence of images doesn't depend on rank, world_size or where it is resumed: epochs follow each other,
     each image once an epoch, and a global batch may reach over the end of one. Rank r takes the r-th part of each
-    global batch. Each rank fetches every shard and decodes its own records only; at most two groups of
-    data.shuffle_shards shards are in memory. With data.on_bad_shard skip, what a rank can't read is missing from its
-    batches, which may then be empty, and counted in `records_skipped`; every place keeps its batch and rank.
+    global batch. Each rank fetches every shard and decodes its own records only; two groups of data.shuffle_shards
+    shards are in memory: the one in use and the next, which is read meanwhile. With data.on_bad_shard skip, what a
+    rank can't read is missing from its batches, which may then be empty, and counted in `records_skipped`; every place
+    keeps its batch and rank.
     """
 
     def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
@@ -156,24 +158,47 @@ class TrainingStream:
 
     def _own_records(self) -> Iterator[tuple[int, Record | None]]:
         size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
-        seed, epoch_images = self.config.train.seed, self.manifest.num_images
-        url, position = split_url(self.config, self.manifest.split), self.images_seen
-        cache = shard_cache(self.config)
+        seed, position = self.config.train.seed, self.images_seen
+        wanted, in_use = itertools.tee(self._groups_from(position))
+        shards = ([self.manifest.shards[index] for index in group] for _, _, group in wanted)
+        for (epoch, start, group), reads in zip(in_use, read_ahead(self.config, self.manifest, shards), strict=True):
+            records = {shard: self._unless_bad(read.result) for shard, read in zip(group, reads, strict=True)}
+            for place in group_places(self.manifest, group, seed, epoch)[position - start :]:
+                if position % size // local == self.rank:
+                    of_shard = records[place.shard]
+                    yield position, of_shard[place.record] if of_shard else None
+                position += 1
+            del reads, records  # else three groups are held while the next one's reads end
+
+    def _groups_from(self, position: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Epoch, first position and shards of every group from the one that holds the position on, without end."""
+        epoch_images = self.manifest.num_images
         for epoch in itertools.count(position // epoch_images):
             start = epoch * epoch_images
-            for group in epoch_groups(self.manifest, seed, epoch, self.config.data.shuffle_shards):
+            for group in epoch_groups(self.manifest, self.config.train.seed, epoch, self.config.data.shuffle_shards):
                 end = start + sum(self.manifest.shards[shard].records for shard in group)
                 if end > position:
-                    places = group_places(self.manifest, group, seed, epoch)
-                    records = {
-                        shard: self._unless_bad(fetch, url, self.manifest.shards[shard], cache) for shard in group
-                    }
-                    for place in places[position - start :]:
-                        if position % size // local == self.rank:
-                            of_shard = records[place.shard]
-                            yield position, of_shard[place.record] if of_shard else None
-                        position += 1
+                    yield epoch, start, group
                 start = end
+
+
+def read_ahead(
+    config: Config, manifest: Manifest, groups: Iterable[list[Shard]]
+) -> Iterator[list[Future[list[Record]]]]:
+    """Each group's shards as they are being read, data.parallel_reads at a time, the next group's right behind."""
+    url, cache = split_url(config, manifest.split), shard_cache(config)
+    readers = ThreadPoolExecutor(config.data.parallel_reads, thread_name_prefix="shards")
+    try:
+        in_use: list[Future[list[Record]]] | None = None
+        for group in groups:
+            reads = [readers.submit(fetch, url, shard, cache) for shard in group]
+            if in_use is not None:
+                yield in_use
+            in_use = reads
+        if in_use is not None:
+            yield in_use
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
 
 
 def evaluation_batches(
@@ -188,15 +213,19 @@ def evaluation_batches(
     batches = -(-total // batch_size)
     first = min(total, rank * batches // world_size * batch_size)
     last = min(total, (rank + 1) * batches // world_size * batch_size)
-    url, start, held, cache = split_url(config, manifest.split), 0, [], shard_cache(config)
-    for shard in manifest.shards:
-        end = start + shard.records
-        if end > first and start < last:
-            held += fetch(url, shard, cache)[max(0, first - start) : max(0, last - start)]
-            while len(held) >= batch_size or (held and end >= last):
-                yield _stack(held[:batch_size], manifest)
-                held = held[batch_size:]
-        start = end
+    held: list[Record] = []
+    ends = itertools.accumulate(shard.records for shard in manifest.shards)
+    own = [
+        (end, shard)
+        for end, shard in zip(ends, manifest.shards, strict=True)
+        if end > first and end - shard.records < last
+    ]
+    for (end, shard), (read,) in zip(own, read_ahead(config, manifest, [[shard] for _, shard in own]), strict=True):
+        start = end - shard.records
+        held += read.result()[max(0, first - start) : max(0, last - start)]
+        while len(held) >= batch_size or (held and end >= last):
+            yield _stack(held[:batch_size], manifest)
+            held = held[batch_size:]
 
 
 def _stack(records: list[Record], manifest: Manifest) -> Batch:
