@@ -2,9 +2,9 @@
 
     python -m benchmarks.data --source FOLDER [--folder /tmp/...] [--repeat 3]
 
-`pip install -c constraints.txt -e '.[dev,benchmarks]'` brings the others. FOLDER is CIFAR-10 as `data.source` takes
-it. The images are prepared once, given to every library in its own format, 2,000 a shard, and served by `rclone serve s3` on
-this machine. A reader has one core, the server another. Cold: an empty cache folder. Warm: a new process, the folder
+The others: `pip install -c constraints.txt -e ".[dev,benchmarks]"`. FOLDER is CIFAR-10 as `data.source` takes it.
+The images are prepared once, given to every library in its own format, 2,000 a shard, and served by `rclone serve s3`
+on this machine. A reader has one core, the server another. Cold: an empty cache folder. Warm: a new process, the folder
 full. Resume: a new process with an empty folder goes on in the middle of the epoch; time to its first batch.
 """
 
