@@ -7,7 +7,7 @@ from models.trainable import TrainableModel
 from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
-from pipeline.errors import UserError
+from pipeline.errors import StoppedError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
@@ -27,6 +27,7 @@ def run_training(config: Config) -> dict[str, Any]:
 
     Raises:
         UserError: what a person can put right; the MLflow run then ends as FAILED with it.
+        StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
     """
     if config.data.source_format == "digits" and not exists(
         join(split_url(config, config.data.val_split), MANIFEST_NAME)
@@ -35,12 +36,18 @@ def run_training(config: Config) -> dict[str, Any]:
     identity = _identity(config)
     _newest_step(config)
     try:
-        return run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config))
+        reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), stops=True)
     except UserError as error:
         tracker = Tracker(identity)
         tracker.tags({"error": str(error)})
         tracker.close("FAILED")
         raise
+    except StoppedError:
+        Tracker(identity).close("KILLED")
+        raise
+    if reached["step"] < config.train.steps:
+        raise StoppedError(f"{config.run.name} stopped after step {reached['step']:,.0f} with a checkpoint")
+    return reached
 
 
 def run_evaluation(config: Config) -> dict[str, Any]:

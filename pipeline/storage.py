@@ -19,7 +19,7 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config as BotoConfig
 
-from pipeline.errors import UserError
+from pipeline.errors import LastingError, UserError
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job, whose working folder is a copy that Ray removes."""
@@ -234,7 +234,7 @@ def _explained(url: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise LastingError(
                 f"{url}: the disk is full; free space or choose another folder, then run the same command"
             ) from error
         raise UserError(f"{url}: {error.strerror or error}; check the path and its permissions") from error
@@ -247,7 +247,7 @@ def _explain_refusal(url: str, error: botocore.exceptions.ClientError) -> UserEr
     if code in MISSING_KEY:
         return MissingObjectError(f"{url}: no such object; check the name")
     if code in REFUSED:
-        return UserError(
+        return LastingError(
             f"{url}: object storage refused the credentials ({code}); check AWS_PROFILE or the keys and the policy"
         )
     return UserError(f"{url}: object storage answered {code or error}; try the same command again")
