@@ -4,8 +4,9 @@ Needs root and iproute2. Prints the Markdown tables of docs/reliability.md; ever
 """
 
 import argparse
+import itertools
 import random
-import statistics
+import shutil
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ import mlflow
 from safetensors.torch import load_file
 
 from benchmarks.fault_kinds import KINDS, Fault, disk_of, mend, small_disk
+from benchmarks.soak import run_soak
 from tests.hosts import Hosts, Job, cluster_of_hosts, why_not
 
 STEPS, CHECKPOINT_INTERVAL, BATCH = 160, 20, 64
@@ -154,7 +156,7 @@ def judge(
     gap = max(after[0][0] - resumed, 0.0)
     if not restarts:
         times = [when for when, _ in told if when >= struck - 2]
-        gap = max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        gap = max(later - earlier for earlier, later in itertools.pairwise(times))
     passed = next(when for when, number in after if number > reached)
     losses, expected = losses_of(hosts, name), dict(losses_of(hosts, "undisturbed"))
     steps = [number for number, _ in losses]
@@ -195,23 +197,36 @@ def _range(values: list[float], decimals: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def soaked_words(name: str, min_workers: int, steps: int) -> list[str]:
+    """The command of the soak's run: a line every 10 steps, a checkpoint every 50."""
+    return words_for(name, min_workers, "s3://bucket/runs", steps, 10, 50)
+
+
+def loss_difference(hosts: Hosts, name: str, other: str) -> float:
+    """Largest difference of the training losses that MLflow has of two runs at the same steps, which must be all."""
+    losses, expected = losses_of(hosts, name), dict(losses_of(hosts, other))
+    assert [step for step, _ in losses] == sorted(expected), "metric steps are missing or double"
+    return max(abs(value - expected[step]) for step, value in losses)
+
+
 def matrix(seeds: int, only: str) -> None:
     """Every fault at a random step for each seed."""
-    with tempfile.TemporaryDirectory(prefix="pixelcnn-faults-") as folder:
-        with cluster_of_hosts(Path(folder), RIG, count=3, spare=1) as hosts:
-            _, seconds = undisturbed(hosts, STEPS, 1, CHECKPOINT_INTERVAL)
-            print(f"undisturbed: {STEPS} steps, {seconds:.3f} s a step, a checkpoint every {CHECKPOINT_INTERVAL}")
-            outcomes = []
-            for seed in range(seeds):
-                for number, fault in enumerate(KINDS):
-                    if only in fault.name:
-                        try:
-                            outcomes.append(trial(hosts, fault, seed, number))
-                            print(outcomes[-1], flush=True)
-                        except Exception as error:  # the other rows are worth having
-                            print(f"FAILED: {fault.name}, seed {seed}: {error}", flush=True)
-                        mend(hosts)
-                        three_nodes(hosts)
+    folder = Path(tempfile.mkdtemp(prefix="pixelcnn-faults-"))
+    outcomes = []
+    with cluster_of_hosts(folder, RIG, count=3, spare=1) as hosts:
+        _, seconds = undisturbed(hosts, STEPS, 1, CHECKPOINT_INTERVAL)
+        print(f"undisturbed: {STEPS} steps, {seconds:.3f} s a step, a checkpoint every {CHECKPOINT_INTERVAL}")
+        for seed, (number, fault) in itertools.product(range(seeds), enumerate(KINDS)):
+            if only not in fault.name:
+                continue
+            try:
+                outcomes.append(trial(hosts, fault, seed, number))
+                print(outcomes[-1], flush=True)
+            except Exception as error:  # the other rows are worth having
+                print(f"FAILED: {fault.name}, seed {seed}: {error}", flush=True)
+            mend(hosts)
+            three_nodes(hosts)
+    shutil.rmtree(folder)
     print(table(outcomes))
 
 
@@ -225,4 +240,7 @@ if __name__ == "__main__":
     reason = why_not()
     if reason:
         sys.exit(reason)
-    matrix(arguments.seeds, arguments.only)
+    if arguments.what == "matrix":
+        matrix(arguments.seeds, arguments.only)
+    else:
+        run_soak(arguments.minutes, RIG + 1, soaked_words, loss_difference)

@@ -68,7 +68,10 @@ class Learner:
                     load_embedding(self.config.model, model)
         self._forward = compiled(self.config, self.model, self.worker.device)
         if self.worker.world_size > 1:
-            self._forward = DistributedDataParallel(self._forward)
+            # So asked, it never regroups its buckets. Regrouped after the first step, they would round otherwise in a
+            # run that goes on, with three workers or more; on GPUs, where bits aren't promised, speed comes first.
+            keeps_buckets = self.worker.device.type == "cpu"
+            self._forward = DistributedDataParallel(self._forward, find_unused_parameters=keeps_buckets)
         return entries
 
     def stream(self) -> TrainingStream:

@@ -31,6 +31,7 @@ NODE_SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    "RAY_actor_graceful_shutdown_timeout_ms": "5000",
     "RAY_JOB_STOP_WAIT_TIME_S": "30",
 }
 """What docs/reliability.md advises for `ray start`: a node that is cut off is given up after 20 s instead of 65."""
