@@ -22,10 +22,12 @@ class Fault:
     """A fault, how many workers the run must have, and what a person has to do."""
 
     name: str
-    strike: Callable[[Hosts, Job, random.Random], None]
-    """Does it, and ends it where it is one that ends."""
+    strike: Callable[[Hosts, Job, random.Random], float | None]
+    """Does it, and ends it where it is one that ends; gives when it was done if it took its time."""
     min_workers: int = 0
     goes_on: Goes = "by itself"
+    needs: tuple[str, ...] = ()
+    """The kernel's queue without which it can't be done."""
 
 
 def other_than_head(hosts: Hosts, rng: random.Random) -> Host:
@@ -73,21 +75,29 @@ def cut_for_good(hosts: Hosts, job: Job, rng: random.Random) -> None:
     other_than_head(hosts, rng).cut()
 
 
+NETEM = ("netem", "delay", "200ms", "loss", "5%")
+NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
+
+
 def slow_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
     """What a host sends takes 200 ms and loses 5%, for 15 s."""
-    host = other_than_head(hosts, rng)
-    host.slow(200, 5)
-    time.sleep(15)
-    host.fast()
+    with other_than_head(hosts, rng).shaped(*NETEM):
+        time.sleep(15)
 
 
-def drain(hosts: Hosts, job: Job, rng: random.Random) -> None:
-    """A node is to be taken away in 15 s, and is."""
+def narrow_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
+    """A host sends at 2 Mbit/s and what waits for 400 ms is lost, for 15 s."""
+    with other_than_head(hosts, rng).shaped(*NARROW):
+        time.sleep(15)
+
+
+def drain(hosts: Hosts, job: Job, rng: random.Random) -> float:
+    """A node is to be taken away in 15 s, and is; gives when that was said."""
     host = other_than_head(hosts, rng)
-    deadline = time.monotonic() + 15
-    host.drain(15)
-    time.sleep(max(0.0, deadline - time.monotonic()))
+    said = host.drain(15)
+    time.sleep(max(0.0, said + 15 - time.monotonic()))
     host.kill_raylet()
+    return said
 
 
 def kill_driver(hosts: Hosts, job: Job, rng: random.Random) -> None:
@@ -172,7 +182,8 @@ KINDS = [
     Fault("SIGKILL of a raylet, not replaced", lose_node, 1),
     Fault("link down for 5 s", cut_for_a_while),
     Fault("link down for good", cut_for_good, 1),
-    Fault("200 ms delay and 5% loss for 15 s", slow_link),
+    Fault("200 ms delay and 5% loss for 15 s", slow_link, needs=NETEM),
+    Fault("2 Mbit/s, with losses, for 15 s", narrow_link),
     Fault("drain with a 15 s deadline", drain, 1),
     Fault("SIGKILL of the driver", kill_driver, goes_on="by the same command"),
     Fault("SIGTERM of the driver", stop_driver, goes_on="by the same command"),

@@ -94,7 +94,7 @@ def trial(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome:
         job = hosts[0].job(*words)
         job.wait_for_step(step)
         struck = time.monotonic()
-        fault.strike(hosts, job, rng)
+        struck = fault.strike(hosts, job, rng) or struck
         lines, status, message = job.lines, -1, ""
         if fault.goes_on == "by the same command":
             status = job.end(180)
@@ -123,8 +123,9 @@ def ready(hosts: Hosts, fault: Fault) -> None:
 
 def three_nodes(hosts: Hosts) -> None:
     """Start nodes until there are three, the head first; more than three are ended."""
+    alive = hosts.alive() if hosts[0].node else []
     for host in reversed(hosts.hosts[1:]):
-        if host.node and (host.node.poll() is not None or not host.processes("/raylet")):
+        if host.node and host.address not in alive:
             host.kill()
         if sum(bool(one.node) for one in hosts.hosts) > 3 and host.node:
             host.kill()
@@ -219,11 +220,14 @@ def matrix(seeds: int, only: str) -> None:
         for seed, (number, fault) in itertools.product(range(seeds), enumerate(KINDS)):
             if only not in fault.name:
                 continue
+            if fault.needs and not hosts[0].can_be_shaped(*fault.needs):
+                print(f"not done: {fault.name}: this machine's kernel has no {fault.needs[0]}")
+                continue
             try:
                 outcomes.append(trial(hosts, fault, seed, number))
                 print(outcomes[-1], flush=True)
             except Exception as error:  # the other rows are worth having
-                print(f"FAILED: {fault.name}, seed {seed}: {error}", flush=True)
+                print(f"FAILED: {fault.name}, seed {seed}: {str(error)[-2000:]}", flush=True)
             mend(hosts)
             three_nodes(hosts)
     shutil.rmtree(folder)

@@ -11,8 +11,8 @@ from benchmarks.fault_kinds import (
     cut_for_a_while,
     kill_worker,
     lose_node,
+    narrow_link,
     other_than_head,
-    slow_link,
     stop_worker,
     storage_busy,
     tracking_down,
@@ -41,7 +41,7 @@ def lose_and_return(hosts: Hosts, job: Job, rng: random.Random) -> None:
 
 
 STRIKES: list[Callable[[Hosts, Job, random.Random], None]] = [
-    kill_worker, stop_worker, lose_and_return, drain_and_return, cut_for_a_while, slow_link, storage_busy,
+    kill_worker, stop_worker, lose_and_return, drain_and_return, cut_for_a_while, narrow_link, storage_busy,
     tracking_down,
 ]  # fmt: skip
 

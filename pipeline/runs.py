@@ -1,5 +1,6 @@
 """What a job does on the driver: check, launch, track the end, tell."""
 
+import contextlib
 import subprocess
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.run_identity import RunIdentity, identify
-from pipeline.storage import exists, join, read
+from pipeline.storage import be_patient, exists, join, read
 from pipeline.tracking import Tracker
 from pipeline.train import train
 
@@ -38,9 +39,10 @@ def run_training(config: Config) -> dict[str, Any]:
     try:
         reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), stops=True)
     except UserError as error:
-        tracker = Tracker(identity)
-        tracker.tags({"error": str(error)})
-        tracker.close("FAILED")
+        with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
+            tracker = Tracker(identity)
+            tracker.tags({"error": str(error)})
+            tracker.close("FAILED")
         raise
     except StoppedError:
         Tracker(identity).close("KILLED")
@@ -100,6 +102,7 @@ def _require_checkpoint(config: Config) -> int:
 
 def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) -> dict[str, Any]:
     config, identity = argument
+    be_patient()
     return dict(train(config, worker, identity))
 
 

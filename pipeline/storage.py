@@ -35,10 +35,19 @@ REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
 
 
 _resumed = 0
+_attempts = 6
+PATIENT_ATTEMPTS = 14
 
 
 class MissingObjectError(UserError):
     """There is nothing at the URL."""
+
+
+def be_patient() -> None:
+    """Have this process ask object storage that doesn't answer for about a minute and a half, instead of 15 s."""
+    global _attempts
+    _attempts = PATIENT_ATTEMPTS
+    _client.cache_clear()
 
 
 def is_s3(url: str) -> bool:
@@ -190,7 +199,7 @@ def _client() -> Any:
     return boto3.session.Session().client(
         "s3",
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": 6},
+            retries={"mode": "standard", "max_attempts": _attempts},
             connect_timeout=10,
             read_timeout=READ_TIMEOUT,
             request_checksum_calculation="when_required",

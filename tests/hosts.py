@@ -37,6 +37,24 @@ NODE_SETTINGS = {
 """What docs/reliability.md advises for `ray start`: a node that is cut off is given up after 20 s instead of 65."""
 
 
+LIST_ALIVE = """
+import ray
+ray.init(log_to_driver=False)
+print("alive", *(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]))
+"""
+
+DRAIN = """
+import sys, time, ray
+from ray.core.generated import autoscaler_pb2
+address, node, seconds = sys.argv[1:]
+client, said = ray._raylet.GcsClient(address=address), time.monotonic()
+reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+accepted, why = client.drain_node(node, reason, "test", time.time_ns() // 1_000_000 + 1000 * int(seconds))
+assert accepted, why
+print("drained", said)
+"""
+
+
 def why_not() -> str | None:
     """What this machine lacks for such hosts, None if nothing."""
     if os.geteuid() != 0:
@@ -210,15 +228,14 @@ class Host:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
 
-    def drain(self, seconds: int) -> None:
-        """Say that this host's node is taken away in so many seconds."""
-        drained = self.hosts[0].start(
-            BIN / "ray", "drain-node", "--address", f"{self.hosts[0].address}:{GCS_PORT}", "--node-id", self.node_id(),
-            "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds",
-            str(seconds),
-        )  # fmt: skip
+    def drain(self, seconds: int) -> float:
+        """Say that this host's node is taken away in so many seconds, as `ray drain-node` does; gives when it was said."""
+        address = f"{self.hosts[0].address}:{GCS_PORT}"
+        drained = self.hosts[0].start(sys.executable, "-c", DRAIN, address, self.node_id(), str(seconds))
         told, _ = drained.communicate(timeout=60)
-        assert drained.returncode == 0, told
+        match = re.search(r"^drained ([\d.]+)$", told, re.MULTILINE)
+        assert match, told
+        return float(match.group(1))
 
     def cut(self) -> None:
         """Take its link down."""
@@ -228,13 +245,22 @@ class Host:
         """Bring its link up."""
         ip("link", "set", self._outer, "up")
 
-    def slow(self, milliseconds: int, loss_percent: float) -> None:
-        """Delay and lose what it sends."""
-        self._tc("add", "netem", "delay", f"{milliseconds}ms", "loss", f"{loss_percent}%")
+    @contextlib.contextmanager
+    def shaped(self, *words: str) -> Iterator[None]:
+        """Send through a queue of the kernel's, e.g. "netem", "delay", "200ms", "loss", "5%"."""
+        self._tc("add", *words)
+        try:
+            yield
+        finally:
+            self._tc("del")
 
-    def fast(self) -> None:
-        """End slow()."""
-        self._tc("del")
+    def can_be_shaped(self, *words: str) -> bool:
+        """Whether this machine's kernel has such a queue."""
+        try:
+            with self.shaped(*words):
+                return True
+        except subprocess.CalledProcessError:
+            return False
 
     def _tc(self, what: str, *words: str) -> None:
         subprocess.run(
@@ -349,20 +375,19 @@ class Hosts:
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until Ray has exactly so many nodes."""
-        wait_until(lambda: self.alive() == count, 90, f"{count} nodes")
+        wait_until(lambda: len(self.alive()) == count, 90, f"{count} nodes")
 
     def _head_answers(self) -> bool:
         head = self[0].start(BIN / "ray", "health-check", "--address", f"{self[0].address}:{GCS_PORT}")
         head.communicate(timeout=60)
         return head.returncode == 0
 
-    def alive(self) -> int:
-        """Nodes that Ray believes to be alive."""
-        listing = "import ray; ray.init(log_to_driver=False); print('alive', sum(n['Alive'] for n in ray.nodes()))"
-        asked = self[0].start(sys.executable, "-c", listing, RAY_ADDRESS=f"{self[0].address}:{GCS_PORT}")
+    def alive(self) -> list[str]:
+        """Addresses of the nodes that Ray believes to be alive."""
+        asked = self[0].start(sys.executable, "-c", LIST_ALIVE, RAY_ADDRESS=f"{self[0].address}:{GCS_PORT}")
         told, _ = asked.communicate(timeout=60)
-        match = re.search(r"alive (\d+)", told)
-        return int(match.group(1)) if match else 0
+        match = re.search(r"^alive (.*)$", told, re.MULTILINE)
+        return match.group(1).split() if match else []
 
     def remove(self) -> None:
         """End what was started here and take the hosts away."""
