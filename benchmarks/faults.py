@@ -50,7 +50,7 @@ def words_for(name: str, min_workers: int, run_url: str, steps: int, log_interva
         "train.steps": steps, "train.batch-size": BATCH, "train.warmup-steps": 20, "run.log-interval": log_interval,
         "run.eval-interval": steps, "run.sample-interval": 10 * steps, "run.checkpoint-interval": interval,
         "cluster.num-workers": 3, "cluster.min-workers": min_workers, "cluster.hang-seconds": 15,
-        "tracking.patience-seconds": 60,
+        "tracking.patience-seconds": 180,
     }  # fmt: skip
     return ["jobs.train", "digits", *(word for key, value in values.items() for word in (f"--{key}", str(value)))]
 

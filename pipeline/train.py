@@ -1,5 +1,6 @@
 """The training loop: every worker runs it, counted in steps and images; the same command goes on where it stopped."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,6 +196,9 @@ def _tracker(worker: Worker, identity: RunIdentity, undelivered: list[Entry]) ->
     try:
         yield tracker
     except BaseException:
-        tracker.close(None)
+        with contextlib.suppress(
+            UserError
+        ):  # storage that is away or refuses is the reason, which must be what is told
+            tracker.close(None)
         raise
     tracker.close(tracker.end)

@@ -229,7 +229,7 @@ class Host:
                     process.kill()
 
     def drain(self, seconds: int) -> float:
-        """Say that this host's node is taken away in so many seconds, as `ray drain-node` does; gives when it was said."""
+        """Say, as `ray drain-node` does, that this host goes in so many seconds; gives when it was said."""
         address = f"{self.hosts[0].address}:{GCS_PORT}"
         drained = self.hosts[0].start(sys.executable, "-c", DRAIN, address, self.node_id(), str(seconds))
         told, _ = drained.communicate(timeout=60)
