@@ -4,10 +4,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -143,26 +141,8 @@ def credentials_revoked(hosts: Hosts, job: Job, rng: random.Random) -> None:
 
 def disk_full(hosts: Hosts, job: Job, rng: random.Random) -> None:
     """The file system of the run's folder is full."""
-    (disk_of(hosts) / "filler").write_bytes(b"")
-    subprocess.run(
-        ["dd", "if=/dev/zero", f"of={disk_of(hosts)}/filler", "bs=64k"], capture_output=True, check=False
-    )  # fmt: skip
-
-
-def disk_of(hosts: Hosts) -> Path:
-    """A small file system that all hosts see."""
-    return hosts.folder / "disk"
-
-
-@contextmanager
-def small_disk(hosts: Hosts) -> Iterator[None]:
-    """Mount it, 64 MB."""
-    disk_of(hosts).mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk_of(hosts)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", disk_of(hosts)], check=True)
+    filler = ["dd", "if=/dev/zero", f"of={hosts.disk}/filler", "bs=64k"]
+    subprocess.run(filler, capture_output=True, check=False)
 
 
 def mend(hosts: Hosts) -> None:
@@ -172,7 +152,7 @@ def mend(hosts: Hosts) -> None:
             host.kill()
     for host in hosts.hosts:
         host.mend()
-    (disk_of(hosts) / "filler").unlink(missing_ok=True)
+    (hosts.disk / "filler").unlink(missing_ok=True)
 
 
 KINDS = [

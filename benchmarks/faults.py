@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 from safetensors.torch import load_file
 
-from benchmarks.fault_kinds import KINDS, Fault, disk_of, mend, small_disk
+from benchmarks.fault_kinds import KINDS, Fault, mend
 from benchmarks.soak import run_soak
 from tests.hosts import Hosts, Job, cluster_of_hosts, why_not
 
@@ -88,26 +88,25 @@ def trial(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome:
     """One fault at a random step of a run, to the run's end."""
     rng = random.Random(seed * 1000 + number)
     step, name = rng.randrange(30, 110), f"{number}-{seed}"
-    with small_disk(hosts):
-        run_url = str(disk_of(hosts)) if fault.name == "disk full" else "s3://bucket/runs"
-        words = words_for(name, fault.min_workers, run_url, STEPS, 1, CHECKPOINT_INTERVAL)
-        job = hosts[0].job(*words)
-        job.wait_for_step(step)
-        struck = time.monotonic()
-        struck = fault.strike(hosts, job, rng) or struck
-        lines, status, message = job.lines, -1, ""
-        if fault.goes_on == "by the same command":
-            status = job.end(180)
-            message = next((line for _, line in reversed(job.lines) if "step-" in line), job.lines[-1][1])
-            ready(hosts, fault)
-            again = hosts[0].job(*words)
-            resumed, last = time.monotonic(), again.end()
-            lines = job.lines + again.lines
-            job = again
-        else:
-            resumed, last = struck, job.end(400)
-        assert last == 0, job.told
-        weights = weights_of(hosts, run_url, name, STEPS)
+    run_url = str(hosts.disk) if fault.name == "disk full" else "s3://bucket/runs"
+    words = words_for(name, fault.min_workers, run_url, STEPS, 1, CHECKPOINT_INTERVAL)
+    job = hosts[0].job(*words)
+    job.wait_for_step(step)
+    struck = time.monotonic()
+    struck = fault.strike(hosts, job, rng) or struck
+    lines, status, message = job.lines, -1, ""
+    if fault.goes_on == "by the same command":
+        status = job.end(180)
+        message = next((line for _, line in reversed(job.lines) if "step-" in line), job.lines[-1][1])
+        ready(hosts, fault)
+        again = hosts[0].job(*words)
+        resumed, last = time.monotonic(), again.end()
+        lines = job.lines + again.lines
+        job = again
+    else:
+        resumed, last = struck, job.end(400)
+    assert last == 0, job.told
+    weights = weights_of(hosts, run_url, name, STEPS)
     same = weights_of(hosts, "s3://bucket/runs", "undisturbed", STEPS)
     return judge(hosts, fault, name, step, status, struck, resumed, lines, difference(weights, same), message)
 

@@ -276,7 +276,7 @@ class Host:
 
 
 class Hosts:
-    """A bridge, hosts on it, and the services that they share."""
+    """A bridge, hosts on it, and what they share: object storage, MLflow, a small disk."""
 
     def __init__(self, folder: Path, number: int) -> None:
         """Args: a folder for logs and data; a number 0 to 255 that no other such cluster of this machine has."""
@@ -297,6 +297,11 @@ class Hosts:
             self.environment.pop(variable, None)
         (folder / "home").mkdir(parents=True, exist_ok=True)
         (folder / "s3" / "bucket").mkdir(parents=True, exist_ok=True)
+        self.disk = folder / "disk"
+        self.disk.mkdir(
+            exist_ok=True
+        )  # mounted before anything runs: `ip netns exec` gives processes mounts of their own
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self.disk], check=True)
         ip("link", "add", self.bridge, "type", "bridge")
         ip("addr", "add", f"{self.services}/24", "dev", self.bridge)
         ip("link", "set", self.bridge, "up")
@@ -397,6 +402,7 @@ class Hosts:
         for host in self.hosts:
             host.remove()
         ip("link", "del", self.bridge)
+        subprocess.run(["umount", self.disk], check=True)
 
 
 class _Busy(http.server.BaseHTTPRequestHandler):
