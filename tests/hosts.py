@@ -61,10 +61,11 @@ def why_not() -> str | None:
         return "network namespaces need root"
     if not shutil.which("ip") or not shutil.which("tc"):
         return "network namespaces need iproute2 (ip, tc)"
-    tried = subprocess.run(["ip", "netns", "add", "pixtry"], capture_output=True, text=True, check=False)
+    name = f"pixtry{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if tried.returncode:
         return f"this machine allows no network namespaces: {tried.stderr.strip()}"
-    subprocess.run(["ip", "netns", "del", "pixtry"], check=False)
+    subprocess.run(["ip", "netns", "del", name], check=False)
     return None
 
 

@@ -87,3 +87,12 @@ def test_the_probe_finds_this_node_well_and_what_it_can_not_reach(digits: Config
     assert "/nowhere/train/manifest.json" in ill.read_error
     assert "/proc/nowhere" in ill.write_error
     assert "can't be reached" in ill.tracking_error
+
+
+def test_one_process_is_examined_without_a_cluster(digits: Config) -> None:
+    findings = doctor.examine(changed(digits, cluster={"num_workers": 0}))
+    told = {finding.check: finding.verdict for finding in findings}
+    assert "all-reduce" not in told
+    assert {told[check] for check in ("versions", "clock", "writing", "storage", "MLflow", "shards")} == {"pass"}
+    unprepared = doctor.examine(changed(digits, cluster={"num_workers": 0}, data={"url": "/nowhere"}))
+    assert {finding.check for finding in unprepared if finding.verdict == "fail"} == {"reading", "shards"}
