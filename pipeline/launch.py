@@ -21,7 +21,7 @@ from pipeline.arrow_storage import filesystem_of
 from pipeline.config import Config
 from pipeline.errors import StoppedError, UserError
 from pipeline.mailbox import ForwardedOutput, Mailbox, Reader
-from pipeline.ray_controller import CheckpointBeforeResize, EndWhatIsStopped, FailureCount, Trainer, set_timeouts
+from pipeline.ray_controller import CheckpointBeforeResize, EndWhatHangs, FailureCount, Trainer, set_timeouts
 from pipeline.worker import Orders
 
 SECONDS_TO_STOP = 20
@@ -103,7 +103,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, sto
             callbacks=[
                 FailureCount(mailbox, cluster.max_failures, run_url),
                 CheckpointBeforeResize(mailbox, SECONDS_OF_HOLDING),
-                EndWhatIsStopped(),
+                EndWhatHangs(),
             ]
             if mailbox
             else [],

@@ -13,6 +13,7 @@ import ray
 import ray.train
 from ray._private.state import state as ray_state
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
@@ -28,7 +29,7 @@ ELASTIC_START_SECONDS = "10"
 """How long a new group waits for its places: with a range of workers a smaller group starts instead."""
 POLL_SECONDS = "1"
 DRAIN_POLL_SECONDS = "2"
-KILL_SECONDS = 5.0
+KILL_SECONDS = 10.0
 
 
 def set_timeouts(cluster: Cluster) -> None:
@@ -115,31 +116,29 @@ class CheckpointBeforeResize(ControllerCallback):
                 self._mailbox.print(f"warning: no checkpoint within {self._seconds:g} s; going on from the one before")
 
 
-class EndWhatIsStopped(WorkerGroupCallback):
-    """Kills the processes of a group that failed, before Ray does: a stopped one ends by nothing but SIGKILL.
+class EndWhatHangs(WorkerGroupCallback):
+    """Kills the processes that no longer answer, before Ray does: a stopped one ends by nothing but SIGKILL.
 
     Ray asks first and waits, during which the worker's place isn't free for the next group.
     """
 
     def __init__(self) -> None:
-        self._failed = False
+        self._hanging: set[int] = set()
 
-    def after_worker_group_start(self, worker_group: object) -> None:
-        """A new group has not failed."""
-        self._failed = False
-
-    def after_worker_group_poll_status(self, worker_group_status: object) -> None:
-        """Remember whether the group failed."""
-        self._failed = bool(getattr(worker_group_status, "errors", None))
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Remember the ranks that have been given up."""
+        errors = worker_group_status.errors.items()
+        self._hanging = {rank for rank, error in errors if isinstance(error, WorkerHealthCheckTimeoutError)}
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """Kill on each host what is there; a host that can't be reached keeps its own."""
-        if not self._failed:
-            return
+        """Kill them on their hosts; a host that can't be reached keeps its own."""
+        hanging = [worker_group.get_workers()[rank].metadata for rank in self._hanging]
+        self._hanging = set()
         kill = ray.remote(num_cpus=0, max_retries=0)(_kill)
-        places = [(worker.metadata.node_id, worker.metadata.pid) for worker in worker_group.get_workers()]
+        places = [(metadata.node_id, metadata.pid) for metadata in hanging]
         killed = [kill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote(pid) for node, pid in places]
-        ray.wait(killed, num_returns=len(killed), timeout=KILL_SECONDS)
+        if killed:
+            ray.wait(killed, num_returns=len(killed), timeout=KILL_SECONDS)
 
 
 def _kill(pid: int) -> None:

@@ -94,12 +94,12 @@ class RunningState: ...
 def test_a_working_group_keeps_a_checkpoint_before_it_is_replaced_and_a_dead_one_is_not_asked() -> None:
     mailbox = Letters()
     resize = CheckpointBeforeResize(mailbox, 1)  # type: ignore[arg-type]
-    for state in (RunningState(), SchedulingState()):  # a start after a failure
-        resize.after_controller_state_update(None, state)
+    for now in (RunningState(), SchedulingState()):  # a start after a failure
+        resize.after_controller_state_update(None, now)
     resize.before_controller_execute_resize_decision(None)
     assert mailbox.held == 0
-    for state in (RunningState(), ResizingState(), SchedulingState()):
-        resize.after_controller_state_update(None, state)
+    for now in (RunningState(), ResizingState(), SchedulingState()):
+        resize.after_controller_state_update(None, now)
     mailbox.kept = False
     resize.before_controller_execute_resize_decision(None)
     assert mailbox.held == 1
