@@ -88,7 +88,7 @@ def soak(hosts: Hosts, words: list[str], seed: int) -> Soak:
 
 
 def run_soak(minutes: float, number: int, words_for: Callable[..., list[str]], measure: Callable[..., float]) -> None:
-    """An undisturbed run of so many steps that it takes half of the minutes, the same one under faults, and figures.
+    """An undisturbed run of so many steps that it takes 0.4 of the minutes, the same one under faults, and figures.
 
     Args:
         minutes: about how long the disturbed run shall take.
@@ -104,7 +104,7 @@ def run_soak(minutes: float, number: int, words_for: Callable[..., list[str]], m
         assert trial.end() == 0, trial.told
         (first, first_step), *_, (last, last_step) = trial.steps()[:-1]
         speed = (last_step - first_step) / (last - first)
-        steps = max(1000, round(minutes * 60 * speed / 2, -3))
+        steps = max(1000, round(minutes * 60 * speed * 0.4, -2))
         print(f"{speed:.2f} steps a second; {steps:,} steps", flush=True)
         alone = hosts[0].job(*words_for("undisturbed", 0, steps))
         assert alone.end(3600) == 0, alone.told

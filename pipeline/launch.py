@@ -66,7 +66,7 @@ class RayWorker:
         raise RuntimeError(f"held for {SECONDS_OF_HOLDING:g} s, but Ray Train did not end this worker")
 
 
-def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, stops: bool = False) -> dict[str, Any]:
+def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, obeys: bool = False) -> dict[str, Any]:
     """Call job(worker, argument) on every worker and give what rank 0 returned.
 
     Args:
@@ -74,7 +74,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, sto
         job: a module-level function.
         argument: what it gets beside the worker; it is pickled.
         run_url: folder of the run, where Ray Train's hang detector writes.
-        stops: whether the job ends by itself on Orders.STOP, which SIGTERM then becomes.
+        obeys: whether the job obeys Orders; SIGTERM then becomes Orders.STOP.
 
     Raises:
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
@@ -100,23 +100,22 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, sto
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[
-                FailureCount(mailbox, cluster.max_failures, run_url),
-                CheckpointBeforeResize(mailbox, SECONDS_OF_HOLDING),
-                EndWhatHangs(),
-            ]
-            if mailbox
-            else [],
+            callbacks=_callbacks(mailbox, cluster.max_failures, run_url, obeys) if mailbox else [],
             failure_config=ray.train.FailureConfig(max_failures=-1),  # FailureCount counts
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             worker_runtime_env={} if cluster.use_gpu else {"env_vars": KEEP_FREED_MEMORY},
         ),
     )
     with (
-        _stopping(mailbox) if stops else contextlib.nullcontext(),
+        _stopping(mailbox) if obeys else contextlib.nullcontext(),
         mailbox.printed() if mailbox else contextlib.nullcontext(),
     ):
         return _fit(trainer)
+
+
+def _callbacks(mailbox: Mailbox, max_failures: int, run_url: str, obeys: bool) -> list[Any]:
+    callbacks = [FailureCount(mailbox, max_failures, run_url), EndWhatHangs()]
+    return [*callbacks, CheckpointBeforeResize(mailbox, SECONDS_OF_HOLDING)] if obeys else callbacks
 
 
 def _fit(trainer: Trainer) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def _stopping(mailbox: Mailbox | None) -> Iterator[None]:
             signal.alarm(SECONDS_TO_STOP)
 
     def end(signum: int, frame: object) -> None:
-        raise StoppedError(f"the workers kept no checkpoint within {SECONDS_TO_STOP} s")
+        raise StoppedError(f"the workers did not end within {SECONDS_TO_STOP} s; the newest sound checkpoint counts")
 
     _stop_wanted.clear()
     handlers = {signal.SIGTERM: stop, signal.SIGALRM: end}

@@ -53,9 +53,11 @@ class OrderBook:
         agreed = self._exchange(self._offer() if self._worker.rank == 0 else Agreed())
         if agreed.look and self._worker.is_preempted():  # a barrier of Ray Train, so all ranks ask or none
             agreed = replace(agreed, leave=True)
-        if agreed.saves:
-            self._last_save = time.monotonic()
         return agreed
+
+    def saved(self) -> None:
+        """A checkpoint was made for whatever reason; run.checkpoint_minutes count from now."""
+        self._last_save = time.monotonic()
 
     def _offer(self) -> Agreed:
         now = time.monotonic()

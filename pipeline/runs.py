@@ -37,7 +37,7 @@ def run_training(config: Config) -> dict[str, Any]:
     identity = _identity(config)
     _newest_step(config)
     try:
-        reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), stops=True)
+        reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), obeys=True)
     except UserError as error:
         with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
             tracker = Tracker(identity)

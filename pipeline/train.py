@@ -55,6 +55,7 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
             measured = _measure(learner, val_manifest, tracker)
             if (learner.at(config.run.checkpoint_interval) or told.saves) and learner.step > learner.saved_step:
                 keeper.save(measured)
+                orders.saved()
                 if not told.ends:
                     worker.report(_reached(learner, measured))
             if last or told.ends:
