@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.errors import StoppedError, UserError
 from pipeline.mailbox import ForwardedOutput, Mailbox, Reader
 from pipeline.ray_controller import CheckpointBeforeResize, EndWhatHangs, FailureCount, Trainer, set_timeouts
-from pipeline.worker import Orders
+from pipeline.told import Orders
 
 SECONDS_TO_STOP = 20
 """How long workers may take to keep a checkpoint after SIGTERM before the driver ends without them."""

@@ -12,7 +12,7 @@ import pipeline.ray_cluster  # noqa: F401  # first, as it decides on a token, wh
 # isort: split
 import ray
 
-from pipeline.worker import Orders
+from pipeline.told import Orders
 
 SECONDS_BETWEEN_READINGS = 0.25
 SECONDS_UNTIL_ORPHANED = 15.0

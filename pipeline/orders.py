@@ -8,7 +8,8 @@ import torch
 import torch.distributed
 
 from pipeline.config import Config
-from pipeline.worker import Orders, Worker
+from pipeline.told import Orders
+from pipeline.worker import Worker
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """How often the ranks ask whether a node is being taken away."""

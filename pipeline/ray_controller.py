@@ -22,7 +22,7 @@ from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.mailbox import Mailbox
 from pipeline.storage import join
-from pipeline.worker import PreemptedError
+from pipeline.told import PreemptedError
 
 START_SECONDS = "60"
 ELASTIC_START_SECONDS = "10"

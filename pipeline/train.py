@@ -22,8 +22,9 @@ from pipeline.orders import Agreed, OrderBook
 from pipeline.run_identity import RunIdentity
 from pipeline.storage import reads_resumed
 from pipeline.stream import TrainingStream
+from pipeline.told import PreemptedError
 from pipeline.tracking import Entry, SystemMetrics, Tracker
-from pipeline.worker import PreemptedError, Worker
+from pipeline.worker import Worker
 
 
 def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, float]:

@@ -1,23 +1,10 @@
 """What the loop knows of where it runs; Ray stands behind it in pipeline.launch."""
 
-from enum import Flag, auto
 from typing import Protocol, runtime_checkable
 
 import torch
 
-
-class Orders(Flag):
-    """What a run is told from outside."""
-
-    NONE = 0
-    STOP = auto()
-    """Keep a checkpoint and end; the person's wish."""
-    HOLD = auto()
-    """Keep a checkpoint and wait to be ended: the group starts anew with another number of workers."""
-
-
-class PreemptedError(Exception):
-    """This group of workers has kept a checkpoint and leaves, as one of its nodes is being taken away."""
+from pipeline.told import Orders
 
 
 @runtime_checkable

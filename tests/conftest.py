@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.prepare import prepare
-from pipeline.worker import Orders
+from pipeline.told import Orders
 
 
 @dataclass(frozen=True)

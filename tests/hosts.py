@@ -33,8 +33,9 @@ NODE_SETTINGS = {
     "RAY_health_check_failure_threshold": "5",
     "RAY_actor_graceful_shutdown_timeout_ms": "5000",
     "RAY_JOB_STOP_WAIT_TIME_S": "30",
+    "RAY_worker_niceness": "0",
 }
-"""What docs/reliability.md advises for `ray start`: a node that is cut off is given up after 20 s instead of 65."""
+"""What docs/reliability.md advises for `ray start`; and no niceness, as other work on this machine would starve workers."""
 
 
 LIST_ALIVE = """

@@ -9,8 +9,8 @@ from pipeline import orders
 from pipeline.checkpoint import newest_sound, steps_below
 from pipeline.config import Config
 from pipeline.learner import run_url_of
+from pipeline.told import Orders, PreemptedError
 from pipeline.train import train
-from pipeline.worker import Orders, PreemptedError
 from tests.conftest import LocalWorker
 from tests.pipeline.test_train import assert_same, changed, final_weights, fit, identity_of
 

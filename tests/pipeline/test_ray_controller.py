@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.controller import state
 
 from pipeline.ray_controller import CheckpointBeforeResize, FailureCount, Trainer, set_timeouts
 from pipeline.storage import write
-from pipeline.worker import PreemptedError
+from pipeline.told import PreemptedError
 
 
 @dataclass
