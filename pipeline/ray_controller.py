@@ -29,7 +29,7 @@ ELASTIC_START_SECONDS = "10"
 """How long a new group waits for its places: with a range of workers a smaller group starts instead."""
 POLL_SECONDS = "1"
 DRAIN_POLL_SECONDS = "2"
-KILL_SECONDS = 10.0
+LEAVE_SECONDS = "5"
 
 
 def set_timeouts(cluster: Cluster) -> None:
@@ -116,29 +116,30 @@ class CheckpointBeforeResize(ControllerCallback):
                 self._mailbox.print(f"warning: no checkpoint within {self._seconds:g} s; going on from the one before")
 
 
-class EndWhatHangs(WorkerGroupCallback):
-    """Kills the processes that no longer answer, before Ray does: a stopped one ends by nothing but SIGKILL.
+class EndWhatHangs(ControllerCallback, WorkerGroupCallback):
+    """Kills processes that no longer answer as soon as they are given up: a stopped one ends by nothing but SIGKILL.
 
-    Ray asks first and waits, during which the worker's place isn't free for the next group.
+    Ray asks every worker to leave its process group, and waits for 30 s, before it frees the places of the next group.
     """
 
-    def __init__(self) -> None:
-        self._hanging: set[int] = set()
+    def after_controller_start(self, train_run_context: object) -> None:
+        """Wait less, as one that is cut off can't be killed; in the controller's process, which reads it."""
+        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = LEAVE_SECONDS
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Remember where the workers are."""
+        self._places = {
+            worker.distributed_context.world_rank: (worker.metadata.node_id, worker.metadata.pid)
+            for worker in worker_group.get_workers()
+        }
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """Remember the ranks that have been given up."""
-        errors = worker_group_status.errors.items()
-        self._hanging = {rank for rank, error in errors if isinstance(error, WorkerHealthCheckTimeoutError)}
-
-    def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """Kill them on their hosts; a host that can't be reached keeps its own."""
-        hanging = [worker_group.get_workers()[rank].metadata for rank in self._hanging]
-        self._hanging = set()
+        """Kill what has been given up, by a task on its host; nothing waits for it."""
         kill = ray.remote(num_cpus=0, max_retries=0)(_kill)
-        places = [(metadata.node_id, metadata.pid) for metadata in hanging]
-        killed = [kill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote(pid) for node, pid in places]
-        if killed:
-            ray.wait(killed, num_returns=len(killed), timeout=KILL_SECONDS)
+        for rank, error in worker_group_status.errors.items():
+            if isinstance(error, WorkerHealthCheckTimeoutError):
+                node, pid = self._places[rank]
+                kill.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: node}).remote(pid)
 
 
 def _kill(pid: int) -> None:

@@ -35,7 +35,7 @@ NODE_SETTINGS = {
     "RAY_JOB_STOP_WAIT_TIME_S": "30",
     "RAY_worker_niceness": "0",
 }
-"""What docs/reliability.md advises for `ray start`; and no niceness, as other work on this machine would starve workers."""
+"""What docs/reliability.md advises for `ray start`; no niceness, as other work here would starve workers."""
 
 
 LIST_ALIVE = """
