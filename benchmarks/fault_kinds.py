@@ -10,7 +10,8 @@ from typing import Literal
 
 import psutil
 
-from tests.hosts import Host, Hosts, Job
+from tests.host import Host, Job
+from tests.hosts import Hosts
 
 Goes = Literal["by itself", "by the same command"]
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import mlflow
 from safetensors.torch import load_file
+from torch import Tensor
 
 from benchmarks.fault_kinds import KINDS, Fault, mend
 from benchmarks.soak import run_soak
-from tests.hosts import Hosts, Job, cluster_of_hosts, why_not
+from tests.host import Job
+from tests.hosts import Hosts, cluster_of_hosts, why_not
 
 STEPS, CHECKPOINT_INTERVAL, BATCH = 160, 20, 64
 RIG = 40
@@ -55,13 +57,13 @@ def words_for(name: str, min_workers: int, run_url: str, steps: int, log_interva
     return ["jobs.train", "digits", *(word for key, value in values.items() for word in (f"--{key}", str(value)))]
 
 
-def weights_of(hosts: Hosts, url: str, name: str, steps: int) -> dict[str, object]:
+def weights_of(hosts: Hosts, url: str, name: str, steps: int) -> dict[str, Tensor]:
     """Final weights of a run."""
     root = hosts.folder / "s3" / url.removeprefix("s3://") if url.startswith("s3://") else Path(url)
     return load_file(root / name / f"step-{steps:09d}" / "weights.safetensors")
 
 
-def difference(one: dict[str, object], other: dict[str, object]) -> float:
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Largest difference of any weight; 0.0 only if all bits are equal."""
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 

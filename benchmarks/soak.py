@@ -17,7 +17,8 @@ from benchmarks.fault_kinds import (
     storage_busy,
     tracking_down,
 )
-from tests.hosts import Hosts, Job, cluster_of_hosts
+from tests.host import Job
+from tests.hosts import Hosts, cluster_of_hosts
 
 SECONDS_BETWEEN_FAULTS = 60.0
 SECONDS_WITHOUT_A_NODE = 20.0
@@ -116,7 +117,7 @@ def run_soak(minutes: float, number: int, words_for: Callable[..., list[str]], m
         print(f"largest difference of a training loss: {measure(hosts, 'soak', 'undisturbed'):.2g} bits/dim")
 
 
-def tell(result: Soak, alone: float, steps: int) -> None:
+def tell(result: Soak, alone: float, steps: float) -> None:
     """Print the ratios."""
     (first, _), *_, (last, _) = result.job.steps()
     restarts = result.restarts()

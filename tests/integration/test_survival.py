@@ -20,7 +20,8 @@ from benchmarks.faults import (
     words_for,
 )
 from tests.conftest import free_port, wait_until
-from tests.hosts import BIN, DASHBOARD_PORT, Hosts, cluster_of_hosts, why_not
+from tests.host import BIN, DASHBOARD_PORT
+from tests.hosts import Hosts, cluster_of_hosts, why_not
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
