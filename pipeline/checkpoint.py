@@ -117,6 +117,15 @@ def steps_below(run_url: str) -> list[str]:
     return sorted((name for name, files in _folders(run_url).items() if STATE_NAME in files), reverse=True)
 
 
+def last_sound(run_url: str) -> str:
+    """Where the run's last checkpoint lies, in words."""
+    try:
+        names = steps_below(run_url)
+    except UserError:
+        return "the last line above that begins with `kept` names the last sound checkpoint"
+    return f"the last sound checkpoint is {join(run_url, names[0])}" if names else "there is no checkpoint"
+
+
 def val_measures(run_url: str) -> dict[str, float]:
     """The val_measure of each of the run's checkpoints that has one, by folder name."""
     states = {name: _state_at(join(run_url, name)) for name in steps_below(run_url)}

@@ -5,10 +5,10 @@ import subprocess
 from typing import Any
 
 from models.trainable import TrainableModel
-from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, newest_sound, require_same_result
+from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, last_sound, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
-from pipeline.errors import StoppedError, UserError
+from pipeline.errors import LastingError, StoppedError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
@@ -43,6 +43,8 @@ def run_training(config: Config) -> dict[str, Any]:
             tracker = Tracker(identity)
             tracker.tags({"error": str(error)})
             tracker.close("FAILED")
+        if isinstance(error, LastingError):
+            raise UserError(f"{error}; {last_sound(run_url_of(config))}") from error
         raise
     except StoppedError:
         Tracker(identity).close("KILLED")

@@ -36,7 +36,7 @@ REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
 
 _resumed = 0
 _attempts = 6
-PATIENT_ATTEMPTS = 14
+PATIENT_ATTEMPTS = 24
 
 
 class MissingObjectError(UserError):
@@ -44,7 +44,7 @@ class MissingObjectError(UserError):
 
 
 def be_patient() -> None:
-    """Have this process ask object storage that doesn't answer for about a minute and a half, instead of 15 s."""
+    """Have this process ask object storage that doesn't answer for about two minutes, instead of 15 s."""
     global _attempts
     _attempts = PATIENT_ATTEMPTS
     _client.cache_clear()

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from pipeline.checkpoint import Snapshot, folder_name, remove_old, steps_below, upload, val_measures
+from pipeline.checkpoint import Snapshot, folder_name, last_sound, remove_old, upload, val_measures
 from pipeline.errors import LastingError, UserError
 from pipeline.storage import join
 
@@ -74,7 +74,7 @@ class Uploader:
                 failed = 0
             except UserError as error:
                 if isinstance(error, LastingError) or failed == len(RETRY_PAUSES):
-                    self._fail(UserError(f"{error}; {self._last_sound()}"))
+                    self._fail(UserError(f"{error}; {last_sound(self._run_url)}"))
                     return
                 self._put_back(snapshot, error, RETRY_PAUSES[failed])
                 failed += 1
@@ -89,6 +89,7 @@ class Uploader:
         upload(snapshot, join(self._run_url, name))
         if snapshot.state.val_measure is not None:
             self._measures[name] = snapshot.state.val_measure
+        print(f"kept {join(self._run_url, name)}", flush=True)
         self._on_kept(join(self._run_url, name))
         remove_old(self._run_url, self._measures, self._keep_newest, self._keep_best)
 
@@ -106,10 +107,3 @@ class Uploader:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
-
-    def _last_sound(self) -> str:
-        try:
-            names = steps_below(self._run_url)
-        except UserError:
-            return "which checkpoint is the last sound one can't be read either"
-        return f"the last sound checkpoint is {join(self._run_url, names[0])}" if names else "there is no checkpoint"
