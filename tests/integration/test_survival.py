@@ -57,7 +57,7 @@ def three(hosts: Hosts) -> Hosts:
         ("drain with a 15 s deadline", 0),
         ("SIGKILL of the head's host", CHECKPOINT_INTERVAL + 5),
         ("storage answers 503 for 20 s", 0),
-        ("disk full", CHECKPOINT_INTERVAL + 5),
+        ("disk full", 2 * CHECKPOINT_INTERVAL + 5),
     ],
 )
 def test_a_struck_run_ends_with_the_same_model(three: Hosts, name: str, steps_lost: int) -> None:
