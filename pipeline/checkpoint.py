@@ -1,29 +1,31 @@
 """Checkpoints: a folder a step whose checkpoint.json, written last, names every other file with its sha256."""
 
 import hashlib
+import io
 import json
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.config import Config, changed_result_keys
 from pipeline.errors import UserError
-from pipeline.storage import join, names_below, read, write
+from pipeline.storage import delete, delete_below, join, names_below, read, write
 
 STATE_NAME = "checkpoint.json"
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGED_NAME = "averaged.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
-FOLDER = re.compile(r"^(step-\d{9})/" + re.escape(STATE_NAME) + "$")
+FILE = re.compile(r"^(step-\d{9})/([^/]+)$")
 
 
 class State(BaseModel):
@@ -43,6 +45,8 @@ class State(BaseModel):
     manifest_digest: str
     undelivered: list[dict[str, Any]]
     """Tracking entries that MLflow had not taken yet."""
+    val_measure: float | None
+    """The measure on data.val_split, the lower the better, if it was evaluated at this step."""
     files: dict[str, str] = {}
     """sha256 of every other file of the folder."""
 
@@ -76,28 +80,82 @@ def folder_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def write_folder(
-    folder: Path, state: State, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint's files into a local folder, checkpoint.json last."""
-    save_file(_plain(model), folder / WEIGHTS_NAME)
-    save_file(_plain(averaged), folder / AVERAGED_NAME)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
-    files = {path.name: _sha256(path.read_bytes()) for path in sorted(folder.iterdir())}
-    (folder / STATE_NAME).write_text(state.model_copy(update={"files": files}).model_dump_json(indent=1))
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in host memory: a copy that later steps don't touch."""
+
+    state: State
+    weights: dict[str, Tensor]
+    averaged: dict[str, Tensor]
+    optimizer: dict[str, Any]
 
 
-def upload(folder: Path, url: str) -> None:
-    """Copy a checkpoint's files to the URL, checkpoint.json last: without it the rest is no checkpoint."""
-    names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == STATE_NAME, name))
-    for name in names:
-        write(join(url, name), (folder / name).read_bytes())
+def snapshot(state: State, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """Copy everything that a checkpoint holds into host memory; this is what training waits for."""
+    return Snapshot(
+        state, _in_host(model.state_dict()), _in_host(averaged.state_dict()), _in_host(optimizer.state_dict())
+    )
+
+
+def upload(kept: Snapshot, url: str) -> None:
+    """Write a checkpoint's files to the URL, checkpoint.json last: without it the rest is no checkpoint."""
+    optimizer = io.BytesIO()
+    torch.save(kept.optimizer, optimizer)
+    files = {
+        WEIGHTS_NAME: save(_contiguous(kept.weights)),
+        AVERAGED_NAME: save(_contiguous(kept.averaged)),
+        OPTIMIZER_NAME: optimizer.getvalue(),
+    }
+    state = kept.state.model_copy(update={"files": {name: _sha256(content) for name, content in files.items()}})
+    for name, content in files.items():
+        write(join(url, name), content)
+    write(join(url, STATE_NAME), state.model_dump_json(indent=1).encode())
 
 
 def steps_below(run_url: str) -> list[str]:
     """Names of the run's checkpoint folders that have a checkpoint.json, newest first."""
-    matches = [FOLDER.match(name) for name in names_below(run_url)]
-    return sorted((match.group(1) for match in matches if match), reverse=True)
+    return sorted((name for name, files in _folders(run_url).items() if STATE_NAME in files), reverse=True)
+
+
+def last_sound(run_url: str) -> str:
+    """Where the run's last checkpoint lies, in words."""
+    try:
+        names = steps_below(run_url)
+    except UserError:
+        return "the last line above that begins with `kept` names the last sound checkpoint"
+    return f"the last sound checkpoint is {join(run_url, names[0])}" if names else "there is no checkpoint"
+
+
+def val_measures(run_url: str) -> dict[str, float]:
+    """The val_measure of each of the run's checkpoints that has one, by folder name."""
+    states = {name: _state_at(join(run_url, name)) for name in steps_below(run_url)}
+    return {name: state.val_measure for name, state in states.items() if state.val_measure is not None}
+
+
+def remove_old(run_url: str, measures: dict[str, float], newest: int, best: int) -> None:
+    """Remove all checkpoints but so many newest and those of the lowest measure, and what killed uploads left behind.
+
+    Of a folder checkpoint.json goes first, so that a kill in the middle leaves no checkpoint, rather than a torn one.
+    """
+    folders = _folders(run_url)
+    sound = sorted((name for name, files in folders.items() if STATE_NAME in files), reverse=True)
+    measured = sorted((name for name in sound if name in measures), key=lambda name: measures[name])
+    kept = {*sound[:newest], *measured[:best]}
+    for name, files in folders.items():
+        if sound and name < sound[0] and name not in kept:
+            if STATE_NAME in files:
+                delete(join(run_url, name, STATE_NAME))
+            delete_below(join(run_url, name))
+
+
+def _folders(run_url: str) -> dict[str, list[str]]:
+    """Files of each checkpoint folder, whole or not."""
+    folders: dict[str, list[str]] = {}
+    for path in names_below(run_url):
+        match = FILE.match(path)
+        if match:
+            folders.setdefault(match.group(1), []).append(match.group(2))
+    return folders
 
 
 @contextmanager
@@ -131,7 +189,7 @@ def require_same_result(checkpoint: Checkpoint, config: Config, manifest_digest:
 
 
 def _download(url: str, folder: Path) -> Checkpoint | None:
-    state = State.model_validate(json.loads(read(join(url, STATE_NAME))))
+    state = _state_at(url)
     names = set(names_below(url))
     for name, digest in state.files.items():
         content = read(join(url, name)) if name in names else b""
@@ -149,8 +207,21 @@ def _download(url: str, folder: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _plain(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _state_at(url: str) -> State:
+    return State.model_validate(json.loads(read(join(url, STATE_NAME))))
+
+
+def _in_host(state: Any) -> Any:
+    """A copy of nested dicts and lists whose tensors lie in host memory."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)  # strides, too: other ones would round another way
+    if isinstance(state, dict):
+        return {key: _in_host(value) for key, value in state.items()}
+    return [_in_host(value) for value in state] if isinstance(state, list) else state
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _sha256(content: bytes) -> str:

@@ -12,7 +12,7 @@ import tyro
 
 from pipeline.config import Config, flatten
 from pipeline.cost import describe
-from pipeline.errors import UserError
+from pipeline.errors import StoppedError, UserError
 from pipeline.model_config import PortraitModel
 from pipeline.presets import PRESETS
 from pipeline.storage import absolute_url
@@ -29,7 +29,9 @@ class Command(Config):
 
 
 def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Sequence[str] | None = None) -> int:
-    """Parse, do the job, and give the exit status: 0, 1 for an error told in one line, 2 for words not understood.
+    """Parse, do the job, and give the exit status.
+
+    It is 0, 1 for an error told in one line, 2 for words not understood, 143 for a job that SIGTERM stopped.
 
     Args:
         name: the job's module, e.g. "jobs.train".
@@ -50,6 +52,9 @@ def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Seque
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except StoppedError as error:
+        print(f"{error}; the same command goes on", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

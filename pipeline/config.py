@@ -79,7 +79,7 @@ class Training(Section):
     steps: int = Field(default=1000, ge=1)
     """Optimiser steps of the whole run."""
     batch_size: int = Field(default=128, ge=1)
-    """Images a step over all workers; a multiple of cluster.num_workers."""
+    """Images a step over all workers, at least cluster.num_workers; fewer workers take more turns a step."""
     learning_rate: float = Field(default=1e-3, gt=0.0)
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(default=100, ge=0)
@@ -115,9 +115,14 @@ class Run(Section):
     sample_interval: int = Field(default=400, ge=1)
     """Steps between two sample grids."""
     checkpoint_interval: int = Field(default=200, ge=1)
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints; they are uploaded beside the training."""
+    checkpoint_minutes: float = Field(default=0.0, ge=0.0)
+    """Minutes after which a checkpoint is due even if checkpoint_interval is not over; 0: steps only."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
+    keep_best: int = Field(default=1, ge=0)
+    """Checkpoints with the best measure on data.val_split that are kept beside the newest; those count that were
+    evaluated at their own step."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of the model; auto: on GPUs."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -130,12 +135,20 @@ class Cluster(Section):
     prefix: ClassVar[str] = "cluster."
     num_workers: int = Field(default=2, ge=0)
     """Workers; 0 runs in this process without a cluster."""
+    min_workers: int = Field(default=0, ge=0)
+    """Workers with which a run still starts and goes on when nodes are lost, to grow again when they are back;
+    0: all of num_workers."""
     use_gpu: bool = False
     """Give each worker a GPU."""
     cpus_per_worker: int = Field(default=1, ge=1)
     """CPU cores reserved for each worker, and its threads where it has no GPU."""
     max_failures: int = Field(default=3, ge=-1)
-    """Lost workers after which the run ends; -1: never. Errors that a retry can't mend end it at once."""
+    """Times that workers may be lost with no checkpoint in between before the run ends; -1: any number. Nodes taken
+    away with notice don't count; errors that a retry can't mend end the run at once."""
+    hang_seconds: float = Field(default=30.0, gt=0.0)
+    """Seconds without an answer after which a worker (stopped, cut off) is given up and the group starts anew."""
+    stall_seconds: float = Field(default=600.0, gt=0.0)
+    """Seconds that workers wait for one that answers but doesn't get on; more than compiling or an evaluation takes."""
     assumed_tflops: float = Field(default=0.03, gt=0.0)
     """Sustained TFLOP/s a worker, for the estimate of --dry-run only."""
     dollars_per_worker_hour: float = Field(default=0.0, ge=0.0)
@@ -214,9 +227,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
-        if self.train.batch_size % max(1, self.cluster.num_workers):
+        if self.train.batch_size < self.cluster.num_workers:
             raise UserError(
-                f"train.batch_size {self.train.batch_size} is not a multiple of cluster.num_workers "
+                f"train.batch_size {self.train.batch_size} is less than cluster.num_workers "
+                f"{self.cluster.num_workers}, so workers would have no image: change one of them"
+            )
+        if self.cluster.min_workers > self.cluster.num_workers:
+            raise UserError(
+                f"cluster.min_workers {self.cluster.min_workers} is more than cluster.num_workers "
                 f"{self.cluster.num_workers}: change one of them"
             )
         if "://" in self.data.cache_folder:

@@ -1,5 +1,13 @@
-"""The one error that a person is meant to read."""
+"""The errors that a person is meant to read."""
 
 
 class UserError(Exception):
     """Something that a person can put right: one line that names the field or file, the value and the remedy."""
+
+
+class LastingError(UserError):
+    """Trouble with storage that waiting doesn't mend: a full disk, refused credentials."""
+
+
+class StoppedError(Exception):
+    """The job was asked to stop (SIGTERM); the same command goes on where it stopped."""

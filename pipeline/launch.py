@@ -1,32 +1,37 @@
 """The door to Ray Train: a function on every worker of the configuration's cluster, retried where a retry can mend."""
 
 import contextlib
-import io
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
-from pipeline.ray_cluster import first_line, last_line, start_cluster
+from pipeline.ray_cluster import last_line, start_cluster
 
 # isort: split
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Queue
+from ray.train.torch import TorchConfig, get_device
 
 from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.arrow_storage import filesystem_of
-from pipeline.checkpoint import upload
 from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.storage import delete, exists, join
+from pipeline.errors import StoppedError, UserError
+from pipeline.mailbox import ForwardedOutput, Mailbox, Reader
+from pipeline.ray_controller import CheckpointBeforeResize, EndWhatHangs, FailureCount, Trainer, set_timeouts
+from pipeline.told import Orders
 
-SNAPSHOT_NAME = "checkpoint_manager_snapshot.json"
+SECONDS_TO_STOP = 20
+"""How long workers may take to keep a checkpoint after SIGTERM before the driver ends without them."""
+SECONDS_BETWEEN_RESIZES = 30.0
+SECONDS_OF_HOLDING = 60.0
 
 Job = Callable[["RayWorker", Any], dict[str, Any] | None]
+
+_stop_wanted = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -36,89 +41,84 @@ class RayWorker:
     rank: int
     world_size: int
     device: torch.device
-    run_url: str
+    reader: Reader | None
+    """Rank 0's, where there is a cluster."""
 
-    def report(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        """Keep the checkpoint under the run and let Ray Train know of it; a barrier, every rank calls it."""
-        if checkpoint is None:
-            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
-            return
-        local = ray.train.Checkpoint.from_directory(checkpoint)
-        if not ray.is_initialized():  # Ray Train's local mode keeps no checkpoints
-            local = self._keep(local, name)
-        ray.train.report(metrics, checkpoint=local, checkpoint_dir_name=name, checkpoint_upload_fn=self._keep)
+    def report(self, metrics: dict[str, float]) -> None:
+        """Tell Ray Train how far the run is; a barrier, every rank calls it."""
+        ray.train.report(metrics)
 
-    def _keep(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        upload(Path(checkpoint.path), join(self.run_url, name))
-        filesystem, path = filesystem_of(join(self.run_url, name))
-        return ray.train.Checkpoint(path, filesystem)
+    def orders(self) -> Orders:
+        """What the run has been told; rank 0 asks."""
+        if self.reader:
+            return self.reader.orders()
+        return Orders.STOP if _stop_wanted.is_set() else Orders.NONE
 
+    def is_preempted(self) -> bool:
+        """Whether a node of the group is being taken away; a barrier, every rank calls it."""
+        return ray.train.get_preemption_info() is not None
 
-class StopOnUserError(ray.train.UserCallback):
-    """Ends the run at once on an error that a retry can't mend, and tells of those that it can."""
-
-    def __init__(self, lines: Queue) -> None:
-        self.lines = lines
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the person's error, if a worker met one; Ray Train doesn't retry what a callback raises."""
-        for error in worker_exceptions.values():
-            if isinstance(error, UserError):
-                raise error
-        for rank, error in worker_exceptions.items():
-            self.lines.put(
-                f"worker {rank} was lost ({first_line(error)}); Ray Train decides whether to start the group anew"
-            )
+    def hold(self) -> None:
+        """Say on rank 0 that the checkpoint is kept, and wait for the end of this process."""
+        if self.reader:
+            self.reader.mailbox.kept()
+        time.sleep(SECONDS_OF_HOLDING)
+        raise RuntimeError(f"held for {SECONDS_OF_HOLDING:g} s, but Ray Train did not end this worker")
 
 
-def run_on_workers(config: Config, job: Job, argument: Any, run_url: str) -> dict[str, Any]:
+def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, obeys: bool = False) -> dict[str, Any]:
     """Call job(worker, argument) on every worker and give what rank 0 returned.
 
     Args:
-        config: its cluster and run sections say how many workers, where, and how often to retry.
+        config: its cluster section says how many workers, where, and how often to retry.
         job: a module-level function.
         argument: what it gets beside the worker; it is pickled.
-        run_url: folder of the run, for Ray Train's own record and the checkpoints.
+        run_url: folder of the run, where Ray Train's hang detector writes.
+        obeys: whether the job obeys Orders; SIGTERM then becomes Orders.STOP.
 
     Raises:
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
+        StoppedError: SIGTERM came, and the workers were given SECONDS_TO_STOP to keep a checkpoint.
     """
     cluster = config.cluster
+    set_timeouts(cluster)
     start_cluster(cluster.num_workers * cluster.cpus_per_worker)
-    lines = Queue(actor_options={"num_cpus": 0}) if cluster.num_workers else None
-    _remove_torn_snapshot(run_url)
+    mailbox = Mailbox() if cluster.num_workers else None
     parent, name = run_url.rsplit("/", 1)
     filesystem, path = filesystem_of(parent)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _on_worker,
-        train_loop_config={
-            "job": job,
-            "argument": argument,
-            "run_url": run_url,
-            "threads": cluster.cpus_per_worker,
-            "lines": lines,
-        },
+        train_loop_config={"job": job, "argument": argument, "threads": cluster.cpus_per_worker, "mailbox": mailbox},
+        torch_config=TorchConfig(timeout_s=round(cluster.stall_seconds)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=(cluster.min_workers, cluster.num_workers) if cluster.min_workers else cluster.num_workers,
             use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[StopOnUserError(lines)] if lines is not None else [],
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
+            callbacks=_callbacks(mailbox, cluster.max_failures, run_url, obeys) if mailbox else [],
+            failure_config=ray.train.FailureConfig(max_failures=-1),  # FailureCount counts
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             worker_runtime_env={} if cluster.use_gpu else {"env_vars": KEEP_FREED_MEMORY},
         ),
     )
-    with _printed(lines):
-        return _fit(trainer, cluster.max_failures)
+    with (
+        _stopping(mailbox) if obeys else contextlib.nullcontext(),
+        mailbox.printed() if mailbox else contextlib.nullcontext(),
+    ):
+        return _fit(trainer)
 
 
-def _fit(trainer: TorchTrainer, max_failures: int) -> dict[str, Any]:
+def _callbacks(mailbox: Mailbox, max_failures: int, run_url: str, obeys: bool) -> list[Any]:
+    callbacks = [FailureCount(mailbox, max_failures, run_url), EndWhatHangs()]
+    return [*callbacks, CheckpointBeforeResize(mailbox, SECONDS_OF_HOLDING)] if obeys else callbacks
+
+
+def _fit(trainer: Trainer) -> dict[str, Any]:
     try:
         result = trainer.fit()
     except ray.train.ControllerError as error:
@@ -126,73 +126,55 @@ def _fit(trainer: TorchTrainer, max_failures: int) -> dict[str, Any]:
         while failure is not None and not isinstance(failure, UserError):
             failure = getattr(failure, "controller_failure", None) or failure.__cause__
         raise failure or UserError(f"Ray Train's controller failed: {last_line(error)}; see Ray's logs") from error
-    except ray.train.TrainingFailedError as error:
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"workers failed more often than cluster.max_failures {max_failures}: {last_line(error)}; "
-            "run the same command to go on from the last checkpoint"
+            f"the cluster was lost ({last_line(error)}); once it is back, run the same command to go on from the last "
+            "checkpoint"
         ) from error
     return result.return_value or {}
 
 
-def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
-    context = ray.train.get_context()
-    device = get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(loop["threads"])
-    worker = RayWorker(context.get_world_rank(), context.get_world_size(), device, loop["run_url"])
-    with (
-        contextlib.redirect_stdout(_Forwarded(loop["lines"])) if loop["lines"] is not None else contextlib.nullcontext()
-    ):
-        returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
-    return returned
-
-
-class _Forwarded(io.TextIOBase):
-    """A worker's standard output, whose lines the driver prints as they are."""
-
-    def __init__(self, lines: Queue) -> None:
-        self._lines, self._rest = lines, ""
-
-    def write(self, text: str) -> int:
-        *whole, self._rest = (self._rest + text).split("\n")
-        for line in whole:
-            self._lines.put(line)
-        return len(text)
-
-
 @contextlib.contextmanager
-def _printed(lines: Queue | None) -> Iterator[None]:
-    """Print the workers' lines while they work, and what is left at the end."""
-    if lines is None:
+def _stopping(mailbox: Mailbox | None) -> Iterator[None]:
+    """While it lasts SIGTERM, and so `ray job stop`, has the workers keep a checkpoint and end."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ended = threading.Event()
 
-    def print_lines() -> None:
-        while not ended.wait(0.2) or not lines.empty():
-            for line in lines.get_nowait_batch(lines.qsize()):
-                print(line, flush=True)
+    def stop(signum: int, frame: object) -> None:
+        _stop_wanted.set()
+        if mailbox:
+            mailbox.order(Orders.STOP)
+            signal.alarm(SECONDS_TO_STOP)
 
-    thread = threading.Thread(target=print_lines, name="worker-lines", daemon=True)
-    thread.start()
+    def end(signum: int, frame: object) -> None:
+        raise StoppedError(f"the workers did not end within {SECONDS_TO_STOP} s; the newest sound checkpoint counts")
+
+    _stop_wanted.clear()
+    handlers = {signal.SIGTERM: stop, signal.SIGALRM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        ended.set()
-        thread.join(10)
-        lines.shutdown()
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _remove_torn_snapshot(run_url: str) -> None:
-    """Remove Ray Train's record of the run if a kill left it half-written; the checkpoints say what is there."""
-    from ray.train import Result
-
-    url = join(run_url, SNAPSHOT_NAME)
-    if not exists(url):
-        return
-    filesystem, path = filesystem_of(run_url)
-    try:
-        Result.from_path(path, storage_filesystem=filesystem)
-    except Exception as error:  # Ray raises what its parser and its asserts raise
-        print(f"warning: {url} is torn ({last_line(error)}); it is made anew", flush=True)
-        delete(url)
+def _on_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
+    context, mailbox = ray.train.get_context(), loop["mailbox"]
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(loop["threads"])
+    rank = context.get_world_rank()
+    reader = Reader(mailbox) if mailbox and rank == 0 else None
+    worker = RayWorker(rank, context.get_world_size(), device, reader)
+    if mailbox is None:
+        returned: dict[str, Any] | None = loop["job"](worker, loop["argument"])
+        return returned
+    output = ForwardedOutput(mailbox)
+    with contextlib.redirect_stdout(output):
+        try:
+            return loop["job"](worker, loop["argument"])
+        finally:
+            output.wait()

@@ -1,8 +1,7 @@
 """Model, optimiser, averaged weights and where a run stands: one step, one checkpoint, one return to it."""
 
+import contextlib
 import json
-import tempfile
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.trainable import TrainableModel
-from pipeline.checkpoint import State, folder_name, newest_sound, require_same_result, write_folder
+from pipeline.checkpoint import Snapshot, State, newest_sound, require_same_result, snapshot
 from pipeline.config import Config
 from pipeline.embedding import load_embedding
 from pipeline.errors import UserError
@@ -21,8 +20,8 @@ from pipeline.model_config import PortraitModel
 from pipeline.optim import build_averaged, build_optimizer, learning_rate
 from pipeline.precision import autocast, compiled, on_device
 from pipeline.storage import join
-from pipeline.stream import Batch, TrainingStream
-from pipeline.tracking import Entry, Tracker
+from pipeline.stream import Batch, TrainingStream, own_parts
+from pipeline.tracking import Entry
 from pipeline.worker import Worker
 
 
@@ -40,6 +39,7 @@ class Learner:
         self.optimizer = build_optimizer(self.model, config.train)
         self.averaged = build_averaged(self.model, config.train)
         self.step = self.images_seen = self.saved_step = 0
+        self._parts = list(own_parts(config, worker.rank, worker.world_size))
         self.gradient_norm = torch.zeros((), device=worker.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
         self._forward: nn.Module = self.model
@@ -68,7 +68,10 @@ class Learner:
                     load_embedding(self.config.model, model)
         self._forward = compiled(self.config, self.model, self.worker.device)
         if self.worker.world_size > 1:
-            self._forward = DistributedDataParallel(self._forward)
+            # So asked, it never regroups its buckets. Regrouped after the first step, they would round otherwise in a
+            # run that goes on, with three workers or more; on GPUs, where bits aren't promised, speed comes first.
+            keeps_buckets = self.worker.device.type == "cpu"
+            self._forward = DistributedDataParallel(self._forward, find_unused_parameters=keeps_buckets)
         return entries
 
     def stream(self) -> TrainingStream:
@@ -88,31 +91,50 @@ class Learner:
     def advance(self, batch: Batch) -> tuple[Tensor, int]:
         """One optimiser step; gives the sum of the losses over this worker's images, and how many they are.
 
-        The gradient is that of the sum over all workers' images over train.batch_size, whoever lacks some of them. A
-        worker that has none takes the step with a blank image that counts for nothing, as the others wait for it.
+        The gradient is that of the sum over all workers' images over train.batch_size, whoever lacks some of them.
+        Each part of the batch is computed by itself; gradients are exchanged with this worker's last one.
         """
         self.step += 1
         self.images_seen += self.config.train.batch_size
-        torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
-        count, local = len(batch.images), self.config.train.batch_size // self.worker.world_size
-        images, labels = batch.images, batch.labels
-        if not count:
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-        images = images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
-        labels = labels.to(self.worker.device, non_blocking=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, self.step)
-        with autocast(self.config, self.worker.device):
-            outputs = self._forward(images, labels) if self.model.reads_labels else self._forward(images)
-        losses = self.model.losses(outputs, images, labels).sum() * (1.0 if count else 0.0)
         self.optimizer.zero_grad(set_to_none=True)
-        (losses / (local * units(self.model.measure, self.config.dims))).backward()
+        images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)
+        losses = torch.zeros((), device=self.worker.device)
+        for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):
+            with self._exchange(part == self._parts[-1]):
+                losses = losses + self._add_gradient(part, part_images, part_labels)
         self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         bad = ~(losses.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
         self._bad_step = torch.where(bad, self.step, self._bad_step)
-        return losses.detach(), count
+        return losses, len(batch.images)
+
+    def _add_gradient(self, part: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradient of one part of the batch, and give the sum of its losses.
+
+        A part without images is taken with a blank one that counts for nothing, as the other workers wait for it.
+        """
+        torch.manual_seed(_part_seed(self.config.train.seed, self.step, part))
+        count = len(images)
+        if not count:
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        images = images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(self.worker.device, non_blocking=True)
+        with autocast(self.config, self.worker.device):
+            outputs = self._forward(images, labels) if self.model.reads_labels else self._forward(images)
+        losses = self.model.losses(outputs, images, labels).sum() * (1.0 if count else 0.0)
+        # DistributedDataParallel gives the mean over workers, so each divides by its share of the batch.
+        share = self.config.train.batch_size / self.worker.world_size
+        (losses / (share * units(self.model.measure, self.config.dims))).backward()
+        return losses.detach()
+
+    def _exchange(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether a backward pass exchanges gradients, which only the last one of a step has to."""
+        if wanted or not isinstance(self._forward, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._forward.no_sync()
 
     def require_finite(self) -> None:
         """Raise UserError on every worker if any step since the start had a loss or gradient that is not finite."""
@@ -128,33 +150,26 @@ class Learner:
                 f"({self.config.train.learning_rate}) or train.gradient_clip ({self.config.train.gradient_clip})"
             )
 
-    def save(self, measured: Measured | None, tracker: Tracker | None) -> None:
-        """Keep a checkpoint of finite weights; every rank takes part, rank 0 writes."""
-        self.require_finite()
-        metrics = measured.metrics("val") if measured else {}
-        metrics |= {"step": float(self.step), "images_seen": float(self.images_seen)}
-        name = folder_name(self.step)
-        with tempfile.TemporaryDirectory(prefix="pixelcnn-checkpoint-") as temporary:
-            folder = Path(temporary)
-            if self.worker.rank == 0:
-                write_folder(folder, self._state(tracker), self.model, self.averaged.module, self.optimizer)
-            self.worker.report(metrics, folder if self.worker.rank == 0 else None, name)
-        self.saved_step = self.step
-        if tracker:
-            tracker.tags({"checkpoint": join(run_url_of(self.config), name)})
+    def snapshot(self, measured: Measured | None, undelivered: list[Entry]) -> Snapshot:
+        """A checkpoint of this step in host memory.
 
-    def _state(self, tracker: Tracker | None) -> State:
-        return State(
+        Args:
+            measured: the measure on data.val_split at this very step, if there is one.
+            undelivered: tracking entries that MLflow has not taken.
+        """
+        state = State(
             step=self.step,
             images_seen=self.images_seen,
             random_seed=self.config.train.seed,
             averaged_updates=int(self.averaged.n_averaged),
             config=json.loads(self.config.model_dump_json()),
             manifest_digest=self.manifest.digest,
-            undelivered=tracker.undelivered() if tracker else [],
+            undelivered=undelivered,
+            val_measure=next(iter(measured.metrics("val").values())) if measured else None,
         )
+        return snapshot(state, self.model, self.averaged.module, self.optimizer)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for dropout that is a pure function of the run's seed, the step and the rank."""
-    return (seed * 1_000_003 + step) * 4096 + rank
+def _part_seed(seed: int, step: int, part: int) -> int:
+    """A seed for dropout that is a pure function of the run's seed, the step and the part of the batch."""
+    return (seed * 1_000_003 + step) * 4096 + part

@@ -17,8 +17,6 @@ import ray
 
 from pipeline.errors import UserError
 
-WORKER_START_SECONDS = "60"
-
 
 def start_cluster(cpus: int) -> None:
     """Join the cluster that RAY_ADDRESS or a submitted job names, or start one on this machine.
@@ -29,8 +27,6 @@ def start_cluster(cpus: int) -> None:
     Raises:
         UserError: Ray can't be reached or started.
     """
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_SECONDS)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else Ray's logger takes print from _Forwarded
     logging.getLogger("ray").setLevel(logging.WARNING)
     if not cpus or ray.is_initialized():
         return

@@ -1,13 +1,14 @@
 """What a job does on the driver: check, launch, track the end, tell."""
 
+import contextlib
 import subprocess
 from typing import Any
 
 from models.trainable import TrainableModel
-from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, newest_sound, require_same_result
+from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, last_sound, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
-from pipeline.errors import UserError
+from pipeline.errors import LastingError, StoppedError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
@@ -15,7 +16,7 @@ from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.run_identity import RunIdentity, identify
-from pipeline.storage import exists, join, read
+from pipeline.storage import be_patient, exists, join, read
 from pipeline.tracking import Tracker
 from pipeline.train import train
 
@@ -27,6 +28,7 @@ def run_training(config: Config) -> dict[str, Any]:
 
     Raises:
         UserError: what a person can put right; the MLflow run then ends as FAILED with it.
+        StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
     """
     if config.data.source_format == "digits" and not exists(
         join(split_url(config, config.data.val_split), MANIFEST_NAME)
@@ -35,12 +37,21 @@ def run_training(config: Config) -> dict[str, Any]:
     identity = _identity(config)
     _newest_step(config)
     try:
-        return run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config))
+        reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), obeys=True)
     except UserError as error:
-        tracker = Tracker(identity)
-        tracker.tags({"error": str(error)})
-        tracker.close("FAILED")
+        with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
+            tracker = Tracker(identity)
+            tracker.tags({"error": str(error)})
+            tracker.close("FAILED")
+        if isinstance(error, LastingError):
+            raise UserError(f"{error}; {last_sound(run_url_of(config))}") from error
         raise
+    except StoppedError:
+        Tracker(identity).close("KILLED")
+        raise
+    if reached["step"] < config.train.steps:
+        raise StoppedError(f"{config.run.name} stopped after step {reached['step']:,.0f} with a checkpoint")
+    return reached
 
 
 def run_evaluation(config: Config) -> dict[str, Any]:
@@ -93,6 +104,7 @@ def _require_checkpoint(config: Config) -> int:
 
 def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) -> dict[str, Any]:
     config, identity = argument
+    be_patient()
     return dict(train(config, worker, identity))
 
 

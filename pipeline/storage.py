@@ -20,7 +20,7 @@ import boto3
 import botocore.exceptions
 from botocore.config import Config as BotoConfig
 
-from pipeline.errors import UserError
+from pipeline.errors import LastingError, UserError
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job, whose working folder is a copy that Ray removes."""
@@ -37,10 +37,19 @@ REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
 
 _resumed = 0
 _count = threading.Lock()
+_attempts = 6
+PATIENT_ATTEMPTS = 24
 
 
 class MissingObjectError(UserError):
     """There is nothing at the URL."""
+
+
+def be_patient() -> None:
+    """Have this process ask object storage that doesn't answer for about two minutes, instead of 15 s."""
+    global _attempts
+    _attempts = PATIENT_ATTEMPTS
+    _client.cache_clear()
 
 
 def is_s3(url: str) -> bool:
@@ -193,7 +202,7 @@ def _client() -> Any:
     return boto3.session.Session().client(
         "s3",
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": 6},
+            retries={"mode": "standard", "max_attempts": _attempts},
             connect_timeout=10,
             read_timeout=READ_TIMEOUT,
             request_checksum_calculation="when_required",
@@ -237,7 +246,7 @@ def _explained(url: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise LastingError(
                 f"{url}: the disk is full; free space or choose another folder, then run the same command"
             ) from error
         raise UserError(f"{url}: {error.strerror or error}; check the path and its permissions") from error
@@ -250,7 +259,7 @@ def _explain_refusal(url: str, error: botocore.exceptions.ClientError) -> UserEr
     if code in MISSING_KEY:
         return MissingObjectError(f"{url}: no such object; check the name")
     if code in REFUSED:
-        return UserError(
+        return LastingError(
             f"{url}: object storage refused the credentials ({code}); check AWS_PROFILE or the keys and the policy"
         )
     return UserError(f"{url}: object storage answered {code or error}; try the same command again")

@@ -30,6 +30,8 @@ class Batch:
     images: UInt8[Tensor, "b c h w"]
     labels: Int64[Tensor, " b"]
     keys: list[str]
+    part_sizes: list[int]
+    """Images of each part of the global batch that this rank has, in order; see own_parts."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,18 @@ class Place:
 
     shard: int
     record: int
+
+
+def own_parts(config: Config, rank: int, world_size: int) -> dict[int, range]:
+    """This rank's parts of a global batch: their numbers and their places in it.
+
+    A batch is cut into cluster.num_workers parts that differ by one image at most, whatever the number of workers that
+    are there. A rank has one or more neighbouring parts and computes each by itself, so it needs no more memory when
+    others are missing, and a part's images, shapes and random numbers don't depend on who has it.
+    """
+    size, parts = config.train.batch_size, max(config.cluster.num_workers, world_size)
+    own = range(rank * parts // world_size, (rank + 1) * parts // world_size)
+    return {part: range(part * size // parts, (part + 1) * size // parts) for part in own}
 
 
 def shard_cache(config: Config) -> ShardCache | None:
@@ -64,7 +78,7 @@ class TrainingStream:
     """This rank's share of every global batch from `images_seen` on, without end.
 
     The global sequence of images doesn't depend on rank, world_size or where it is resumed: epochs follow each other,
-    each image once an epoch, and a global batch may reach over the end of one. Rank r takes the r-th part of each
+    each image once an epoch, and a global batch may reach over the end of one. Each rank takes its own_parts of each
     global batch. Each rank fetches every shard and decodes its own records only; two groups of data.shuffle_shards
     shards are in memory: the one in use and the next, which is read meanwhile. With data.on_bad_shard skip, what a
     rank can't read is missing from its batches, which may then be empty, and counted in `records_skipped`; every place
@@ -72,9 +86,8 @@ class TrainingStream:
     """
 
     def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
-        assert config.train.batch_size % world_size == 0
         self.config, self.manifest, self.rank, self.world_size = config, manifest, rank, world_size
-        self.images_seen = images_seen
+        self.images_seen, self._parts = images_seen, list(own_parts(config, rank, world_size).values())
         self.seconds_waited = 0.0
         self.records_skipped = 0
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.data.prefetch_batches)
@@ -126,25 +139,32 @@ class TrainingStream:
 
     def _batches(self) -> Iterator[Batch]:
         """Own records, gathered into batches: position i of the sequence is this rank's if its part of the batch is."""
-        size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
-        records: list[Record] = []
+        size, ends = self.config.train.batch_size, [part.stop for part in self._parts]
+        records: list[list[Record]] = [[]]
         for position, record in self._own_records():
             if record:
-                records.append(record)
-            if position % size == (self.rank + 1) * local - 1:
+                records[-1].append(record)
+            if position % size + 1 == ends[-1]:
                 yield self._stacked(records)
-                records = []
+                records = [[]]
+            elif position % size + 1 in ends:
+                records.append([])
 
-    def _stacked(self, records: list[Record]) -> Batch:
-        images = [(self._unless_bad(decode_png, record, self.manifest.shape), record) for record in records]
-        sound = [(image, record) for image, record in images if image is not None]
-        self.records_skipped += self.config.train.batch_size // self.world_size - len(sound)
+    def _stacked(self, records: list[list[Record]]) -> Batch:
+        parts = [self._sound(part) for part in records]
+        sound = [pair for part in parts for pair in part]
+        self.records_skipped += sum(map(len, self._parts)) - len(sound)
         empty = np.empty((0, *self.manifest.shape), np.uint8)
         return Batch(
             torch.from_numpy(np.stack([image for image, _ in sound]) if sound else empty),
             torch.tensor([record.label for _, record in sound], dtype=torch.int64),
             [record.key for _, record in sound],
+            [len(part) for part in parts],
         )
+
+    def _sound(self, records: list[Record]) -> list[tuple[Any, Record]]:
+        images = [(self._unless_bad(decode_png, record, self.manifest.shape), record) for record in records]
+        return [(image, record) for image, record in images if image is not None]
 
     def _unless_bad(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT | None:
         """What the function gives; None, told in a line, if it can't and data.on_bad_shard is skip."""
@@ -157,14 +177,14 @@ class TrainingStream:
             return None
 
     def _own_records(self) -> Iterator[tuple[int, Record | None]]:
-        size, local = self.config.train.batch_size, self.config.train.batch_size // self.world_size
+        size, own = self.config.train.batch_size, range(self._parts[0].start, self._parts[-1].stop)
         seed, position = self.config.train.seed, self.images_seen
         wanted, in_use = itertools.tee(self._groups_from(position))
         shards = ([self.manifest.shards[index] for index in group] for _, _, group in wanted)
         for (epoch, start, group), reads in zip(in_use, read_ahead(self.config, self.manifest, shards), strict=True):
             records = {shard: self._unless_bad(read.result) for shard, read in zip(group, reads, strict=True)}
             for place in group_places(self.manifest, group, seed, epoch)[position - start :]:
-                if position % size // local == self.rank:
+                if position % size in own:
                     of_shard = records[place.shard]
                     yield position, of_shard[place.record] if of_shard else None
                 position += 1
@@ -231,5 +251,8 @@ def evaluation_batches(
 def _stack(records: list[Record], manifest: Manifest) -> Batch:
     images = np.stack([decode_png(record, manifest.shape) for record in records])
     return Batch(
-        torch.from_numpy(images), torch.tensor([record.label for record in records]), [record.key for record in records]
+        torch.from_numpy(images),
+        torch.tensor([record.label for record in records]),
+        [record.key for record in records],
+        [len(records)],
     )

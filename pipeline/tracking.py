@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.errors import UserError
 from pipeline.run_identity import RunIdentity
 from pipeline.storage import MissingObjectError, delete, join, read, write
 
@@ -133,6 +134,17 @@ class Tracker:
         if self._server_away:
             print(f"MLflow is back; {len(self._waiting)} entries are being delivered", flush=True)
         self._server_away = False
+
+
+def require_server(tracking_uri: str) -> None:
+    """Raise UserError unless the tracking server answers."""
+    import mlflow
+
+    try:
+        mlflow.MlflowClient(tracking_uri=tracking_uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever the client or the server raises
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"MLflow at {tracking_uri} can't be reached ({reason})") from error
 
 
 class _Session:

@@ -1,5 +1,6 @@
 """The training loop: every worker runs it, counted in steps and images; the same command goes on where it stopped."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ from pipeline.config import Config
 from pipeline.drawing import training_grid
 from pipeline.errors import UserError
 from pipeline.evaluate import Measured, evaluate, sum_over_workers
+from pipeline.keeper import keeping
 from pipeline.learner import Learner
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, load_manifest
 from pipeline.optim import learning_rate
+from pipeline.orders import Agreed, OrderBook
 from pipeline.run_identity import RunIdentity
 from pipeline.storage import reads_resumed
 from pipeline.stream import TrainingStream
+from pipeline.told import PreemptedError
 from pipeline.tracking import Entry, SystemMetrics, Tracker
 from pipeline.worker import Worker
 
@@ -26,7 +30,10 @@ from pipeline.worker import Worker
 def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, float]:
     """Train to the last step, from the newest checkpoint if there is one, and give the last validation metrics.
 
+    Where the run is told to stop it ends before, with a checkpoint of the step that it gives and no such metrics.
+
     Raises:
+        PreemptedError: a node of the group is being taken away; a checkpoint is kept.
         UserError: the loss is not finite, the data is not what its manifest says, or the configuration differs from
             the checkpoint's.
     """
@@ -36,28 +43,60 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
     )
     learner = Learner(config, worker, manifest)
     undelivered = learner.restore()
-    with _tracker(worker, identity, undelivered) as tracker, learner.stream() as stream:
-        progress = Progress(config, worker, learner)
-        measured = None
+    with (
+        _tracker(worker, identity, undelivered) as tracker,
+        keeping(learner, tracker) as keeper,
+        learner.stream() as stream,
+    ):
+        progress, orders = Progress(config, worker, learner), OrderBook(config, worker)
         while True:
-            last = learner.step == config.train.steps
+            last, told = learner.step == config.train.steps, orders.turn()
             if learner.at(config.run.log_interval) and progress.steps:
                 _log(progress, stream, tracker)
-            if learner.at(config.run.eval_interval):
-                learner.require_finite()
-                measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
-                _tell(config, worker, learner.step, measured, tracker)
-            if learner.at(config.run.sample_interval) and tracker:
-                grid = training_grid(config, val_manifest, learner.averaged_model, worker)
-                if grid:
-                    tracker.image(learner.step, "samples", grid)
-            if learner.at(config.run.checkpoint_interval) and learner.step > learner.saved_step:
-                learner.save(measured, tracker)
-            if last:
+            measured = _measure(learner, val_manifest, tracker)
+            if (learner.at(config.run.checkpoint_interval) or told.saves) and learner.step > learner.saved_step:
+                keeper.save(measured)
+                orders.saved()
+                if not told.ends:
+                    worker.report(_reached(learner, measured))
+            if last or told.ends:
                 break
             progress.add(*learner.advance(next(stream)))
-    assert measured is not None
-    return measured.metrics("val") | {"step": float(learner.step), "images_seen": float(learner.images_seen)}
+        keeper.finish()
+        if not last:
+            _end_early(told, learner, tracker)
+    return _reached(learner, measured)
+
+
+def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker | None") -> Measured | None:
+    """The measure on data.val_split and a grid of samples, where they are due."""
+    config, worker, measured = learner.config, learner.worker, None
+    if learner.at(config.run.eval_interval):
+        learner.require_finite()
+        measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
+        _tell(config, worker, learner.step, measured, tracker)
+    if learner.at(config.run.sample_interval) and tracker:
+        grid = training_grid(config, val_manifest, learner.averaged_model, worker)
+        if grid:
+            tracker.image(learner.step, "samples", grid)
+    return measured
+
+
+def _end_early(told: Agreed, learner: Learner, tracker: "RankZeroTracker | None") -> None:
+    """Do what the run is told to, once its checkpoint is kept."""
+    if told.leave:
+        raise PreemptedError(f"a node is being taken away; the checkpoint of step {learner.step:,} is kept")
+    if told.hold:
+        learner.worker.hold()
+    if tracker:
+        tracker.end = "KILLED"
+        print(f"stopped after step {learner.step:,}; its checkpoint is kept", flush=True)
+
+
+def _reached(learner: Learner, measured: Measured | None) -> dict[str, float]:
+    """Where the run stands, with the validation metrics of this very step if there are any."""
+    metrics = measured.metrics("val") if measured else {}
+    return metrics | {"step": float(learner.step), "images_seen": float(learner.images_seen)}
 
 
 @dataclass
@@ -145,12 +184,13 @@ class RankZeroTracker(Tracker):
     def __init__(self, identity: RunIdentity, undelivered: list[Entry]) -> None:
         super().__init__(identity, undelivered)
         self.system = SystemMetrics()
+        self.end = "FINISHED"
         self.running()
 
 
 @contextmanager
 def _tracker(worker: Worker, identity: RunIdentity, undelivered: list[Entry]) -> Iterator[RankZeroTracker | None]:
-    """Rank 0's tracker; the run is FINISHED if the loop ends by itself, else its end is the driver's to tell."""
+    """Rank 0's tracker; the run ends as tracker.end if the loop ends by itself, else the driver tells its end."""
     if worker.rank != 0:
         yield None
         return
@@ -158,6 +198,9 @@ def _tracker(worker: Worker, identity: RunIdentity, undelivered: list[Entry]) ->
     try:
         yield tracker
     except BaseException:
-        tracker.close(None)
+        with contextlib.suppress(
+            UserError
+        ):  # storage that is away or refuses is the reason, which must be what is told
+            tracker.close(None)
         raise
-    tracker.close("FINISHED")
+    tracker.close(tracker.end)

@@ -1,9 +1,10 @@
 """What the loop knows of where it runs; Ray stands behind it in pipeline.launch."""
 
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+
+from pipeline.told import Orders
 
 
 @runtime_checkable
@@ -12,7 +13,7 @@ class Worker(Protocol):
 
     @property
     def rank(self) -> int:
-        """0 .. world_size-1; rank 0 speaks, draws and tracks."""
+        """0 .. world_size-1; rank 0 speaks, draws, tracks and keeps checkpoints."""
 
     @property
     def world_size(self) -> int:
@@ -22,5 +23,14 @@ class Worker(Protocol):
     def device(self) -> torch.device:
         """Where this worker's tensors lie."""
 
-    def report(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        """Keep a checkpoint folder (rank 0's; None on the others) under the run as `name`; every rank calls it."""
+    def report(self, metrics: dict[str, float]) -> None:
+        """Tell who launched the run how far it is; a barrier, every rank calls it."""
+
+    def orders(self) -> Orders:
+        """What the run has been told; rank 0 asks, it never waits."""
+
+    def is_preempted(self) -> bool:
+        """Whether a node of the group is being taken away; a barrier, every rank calls it."""
+
+    def hold(self) -> None:
+        """Say on rank 0 that the checkpoint is kept, and wait for the end of this process."""

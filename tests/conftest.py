@@ -17,24 +17,31 @@ import torch
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from pipeline import storage
-from pipeline.checkpoint import upload
 from pipeline.config import Config
 from pipeline.prepare import prepare
-from pipeline.storage import join
+from pipeline.told import Orders
 
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """One of Ray's workers without Ray: alone, on the CPU, keeping checkpoints by the same upload."""
+    """One of Ray's workers without Ray: alone, on the CPU, told nothing."""
 
     run_url: str
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def report(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        if checkpoint:
-            upload(checkpoint, join(self.run_url, name))
+    def report(self, metrics: dict[str, float]) -> None:
+        pass
+
+    def orders(self) -> Orders:
+        return Orders.NONE
+
+    def is_preempted(self) -> bool:
+        return False
+
+    def hold(self) -> None:
+        raise NotImplementedError
 
 
 def tiny_config(folder: Path | str, **changes: dict[str, object]) -> Config:

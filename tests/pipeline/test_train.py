@@ -212,7 +212,7 @@ def test_training_goes_on_without_the_shards_that_it_may_skip(
 def test_a_batch_without_images_changes_no_gradient(digits: Config) -> None:
     learner = Learner(digits, LocalWorker(run_url_of(digits)), load_manifest(digits, "train"))
     learner.restore()
-    empty = Batch(torch.empty(0, 1, 8, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [])
+    empty = Batch(torch.empty(0, 1, 8, 8, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), [], [0])
     losses, images = learner.advance(empty)
     assert (losses.item(), images, learner.images_seen) == (0.0, 0, digits.train.batch_size)
     assert all(not parameter.grad.any() for parameter in learner.model.parameters() if parameter.grad is not None)
