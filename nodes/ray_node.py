@@ -1,0 +1,68 @@
+"""Ray on this node: who it is by the instance's metadata, then `ray start --block` in this process's place."""
+
+import os
+import sys
+
+from nodes.autoscaler_config import fetch_autoscaler_config
+from nodes.metadata import metadata
+from nodes.places import AUTOSCALER, ENVIRONMENT, METRICS_PORT, RAY_FILES, RAY_PORT, RAY_TOKEN
+
+ALLOCATE_SECONDS = "900"
+"""After which an instance that didn't join, or was left over by an earlier head, is ended; Ray's own 3600 cost more."""
+
+
+def identity() -> dict[str, str]:
+    """The variables by which the autoscaler knows this node as the instance that it started.
+
+    Raises:
+        SystemExit: the instance has no tag ray-user-node-type, or its metadata doesn't show tags.
+    """
+    instance, kind = metadata("instance-id"), metadata("tags/instance/ray-user-node-type")
+    if not instance or not kind:
+        sys.exit(
+            f"instance {instance}: no tag ray-user-node-type in its metadata; start it from the launch template, "
+            "with instance_metadata_tags enabled"
+        )
+    return {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}
+
+
+def ray_environment() -> dict[str, str]:
+    """What Ray reads from the environment on every node."""
+    return identity() | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(RAY_TOKEN),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": ALLOCATE_SECONDS,
+        "RAY_PROMETHEUS_HOST": "http://127.0.0.1:9090",
+        "RAY_GRAFANA_HOST": "http://127.0.0.1:3000",
+    }
+
+
+def ray_command(role: str, address: str) -> list[str]:
+    """`ray start` for a head or a worker at an address of its own."""
+    here = ["--block", "--node-ip-address", address, "--metrics-export-port", str(METRICS_PORT)]
+    if role == "worker":
+        return ["start", "--address", f"{os.environ['PIXELCNN_HEAD_ADDRESS']}:{RAY_PORT}", *here]
+    # The dashboard, whose job port runs whatever it is sent, listens to this machine alone: Session Manager ends there.
+    return [
+        "start", "--head", "--port", str(RAY_PORT), "--dashboard-host", "127.0.0.1", "--num-cpus", "0", "--num-gpus", "0",
+        "--autoscaling-config", str(AUTOSCALER), "--temp-dir", str(RAY_FILES), *here,
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Become `ray start`."""
+    role = os.environ["PIXELCNN_ROLE"]
+    address = metadata("local-ipv4")
+    if not address:
+        sys.exit("the instance's metadata names no local-ipv4; it has no network interface")
+    if role == "head":
+        fetch_autoscaler_config()
+    environment = os.environ | ray_environment()
+    ray = str(ENVIRONMENT / "bin" / "ray")
+    os.execve(ray, [ray, *ray_command(role, address)], environment)
+
+
+if __name__ == "__main__":
+    main()
