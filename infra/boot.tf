@@ -8,8 +8,8 @@ locals {
       PIXELCNN_SOFTWARE_SHA256 = var.software_sha256
       PIXELCNN_METRICS         = local.metrics_namespace
       PIXELCNN_HEAD_ADDRESS    = local.head_address
-      PIXELCNN_RAY_SECRET      = aws_secretsmanager_secret.made["ray-token"].name
-      PIXELCNN_MLFLOW_SECRET   = aws_secretsmanager_secret.made["mlflow"].name
+      PIXELCNN_RAY_SECRET      = module.secrets.names["ray-token"]
+      PIXELCNN_MLFLOW_SECRET   = module.secrets.names["mlflow"]
       AWS_DEFAULT_REGION       = var.region
       MLFLOW_TRACKING_URI      = "http://${local.mlflow_address}:5000"
     },
@@ -19,7 +19,7 @@ locals {
   role_environment = {
     head = {
       PIXELCNN_AUTOSCALER       = local.autoscaler_key
-      PIXELCNN_GRAFANA_SECRET   = aws_secretsmanager_secret.made["grafana"].name
+      PIXELCNN_GRAFANA_SECRET   = module.secrets.names["grafana"]
       PIXELCNN_IDLE_GUARD_HOURS = tostring(var.idle_guard_hours)
     }
     worker = {

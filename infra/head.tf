@@ -1,12 +1,4 @@
-# Ray's head, with an address that outlives the instance: workers' user data names it.
-
-resource "aws_network_interface" "head" {
-  subnet_id       = aws_subnet.private[0].id
-  private_ips     = [local.head_address]
-  security_groups = [aws_security_group.nodes.id]
-
-  tags = { Name = "${var.name}-head" }
-}
+# Ray's head, at an address that doesn't change with the instance: workers' user data names it.
 
 resource "aws_instance" "head" {
   #checkov:skip=CKV_AWS_126:metrics of a minute come from nodes/metrics.py; EC2's own of five minutes are enough beside them
@@ -18,10 +10,9 @@ resource "aws_instance" "head" {
   ebs_optimized                        = true
   instance_initiated_shutdown_behavior = "stop"
 
-  network_interface {
-    device_index         = 0
-    network_interface_id = aws_network_interface.head.id
-  }
+  subnet_id              = aws_subnet.control.id
+  private_ip             = local.head_address
+  vpc_security_group_ids = [aws_security_group.nodes.id]
 
   metadata_options {
     http_tokens                 = "required"
@@ -43,7 +34,7 @@ resource "aws_instance" "head" {
     "ray-user-node-type" = "head"
   }
 
-  depends_on = [aws_iam_role_policy.node, aws_secretsmanager_secret_version.made, aws_vpc_endpoint.service]
+  depends_on = [aws_iam_role_policy.node, module.secrets, aws_vpc_endpoint.service]
 
   lifecycle {
     ignore_changes = [ami] # a newer image of the same Ubuntu is no reason to end what runs

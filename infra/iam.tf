@@ -75,7 +75,7 @@ locals {
       Sid      = "TokenAndTracking"
       Effect   = "Allow"
       Action   = "secretsmanager:GetSecretValue"
-      Resource = [for name in ["ray-token", "mlflow"] : aws_secretsmanager_secret.made[name].arn]
+      Resource = [for name in ["ray-token", "mlflow"] : module.secrets.arns[name]]
     },
   ]
 

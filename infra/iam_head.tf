@@ -20,7 +20,7 @@ locals {
         Sid      = "GrafanasPassword"
         Effect   = "Allow"
         Action   = "secretsmanager:GetSecretValue"
-        Resource = aws_secretsmanager_secret.made["grafana"].arn
+        Resource = module.secrets.arns["grafana"]
       },
       {
         Sid      = "SeeInstances"

@@ -22,7 +22,7 @@ locals {
         Effect = "Allow"
         Action = "secretsmanager:GetSecretValue"
         Resource = concat(
-          [aws_secretsmanager_secret.made["mlflow"].arn],
+          [module.secrets.arns["mlflow"]],
           [for database in aws_db_instance.mlflow : database.master_user_secret[0].secret_arn],
         )
       },

@@ -8,9 +8,10 @@ resource "aws_instance" "mlflow" {
   user_data                   = local.user_data.mlflow
   user_data_replace_on_change = true
   ebs_optimized               = true
-  subnet_id                   = aws_subnet.private[0].id
-  private_ip                  = local.mlflow_address
-  vpc_security_group_ids      = [aws_security_group.mlflow.id]
+
+  subnet_id              = aws_subnet.control.id
+  private_ip             = local.mlflow_address
+  vpc_security_group_ids = [aws_security_group.mlflow.id]
 
   metadata_options {
     http_tokens                 = "required"
@@ -27,7 +28,7 @@ resource "aws_instance" "mlflow" {
 
   tags = { Name = "${var.name}-mlflow" }
 
-  depends_on = [aws_iam_role_policy.node, aws_secretsmanager_secret_version.made, aws_vpc_endpoint.service]
+  depends_on = [aws_iam_role_policy.node, module.secrets, aws_vpc_endpoint.service]
 
   lifecycle {
     ignore_changes = [ami]

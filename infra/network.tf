@@ -7,8 +7,9 @@ locals {
   # What the nodes call: SSM's three, secrets, the autoscaler's EC2, the alarms' metrics.
   services = toset(["ssm", "ssmmessages", "ec2messages", "secretsmanager", "ec2", "monitoring"])
 
-  head_address   = cidrhost(cidrsubnet(var.vpc_cidr, 4, 0), 10)
-  mlflow_address = cidrhost(cidrsubnet(var.vpc_cidr, 4, 0), 11)
+  control_cidr   = cidrsubnet(var.vpc_cidr, 8, 255)
+  head_address   = cidrhost(local.control_cidr, 10)
+  mlflow_address = cidrhost(local.control_cidr, 11)
 }
 
 resource "aws_vpc" "this" {
@@ -34,6 +35,15 @@ resource "aws_subnet" "private" {
   tags = { Name = "${var.name}-${local.zones[count.index]}" }
 }
 
+# For the machines of fixed address alone, so that nothing else is given theirs while one is being replaced.
+resource "aws_subnet" "control" {
+  vpc_id            = aws_vpc.this.id
+  availability_zone = local.zones[0]
+  cidr_block        = local.control_cidr
+
+  tags = { Name = "${var.name}-control" }
+}
+
 resource "aws_route_table" "private" {
   vpc_id = aws_vpc.this.id
 
@@ -44,6 +54,11 @@ resource "aws_route_table_association" "private" {
   count = var.zones
 
   subnet_id      = aws_subnet.private[count.index].id
+  route_table_id = aws_route_table.private.id
+}
+
+resource "aws_route_table_association" "control" {
+  subnet_id      = aws_subnet.control.id
   route_table_id = aws_route_table.private.id
 }
 

@@ -39,7 +39,7 @@ output "mlflow_database" {
 
 output "secrets" {
   description = "Names in Secrets Manager."
-  value       = { for key, secret in aws_secretsmanager_secret.made : key => secret.name }
+  value       = module.secrets.names
 }
 
 output "software_sha256" {

@@ -32,7 +32,7 @@ variable "prices" {
 
 locals {
   hours_a_month = 730
-  secrets_count = length(local.secrets) + (var.mlflow_database_class == "" ? 0 : 1)
+  secrets_count = length(module.secrets.names) + (var.mlflow_database_class == "" ? 0 : 1)
 
   # null where the price of a chosen type isn't in var.prices.
   idle_usd_per_hour = {

@@ -137,3 +137,14 @@ variable "kept_storage" {
   type        = object({ bucket = string, key_id = string, alias = string })
   default     = null
 }
+
+variable "own_secrets" {
+  description = "ARNs of secrets that you made yourself, instead of ones made by AWS: keys ray-token, mlflow, grafana."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = length(var.own_secrets) == 0 || toset(keys(var.own_secrets)) == toset(["ray-token", "mlflow", "grafana"])
+    error_message = "own_secrets [${join(", ", keys(var.own_secrets))}]: all of ray-token, mlflow and grafana, or none."
+  }
+}

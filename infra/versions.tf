@@ -17,6 +17,16 @@ provider "aws" {
   }
 }
 
+# The same for the secrets, apart because Terraform's tests can't mock their ephemeral resources.
+provider "aws" {
+  alias  = "secrets"
+  region = var.region
+
+  default_tags {
+    tags = { Project = var.name }
+  }
+}
+
 data "aws_caller_identity" "current" {}
 data "aws_partition" "current" {}
 

@@ -4,12 +4,12 @@ import os
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 
 import boto3
 import botocore.exceptions
 
+from nodes.idle_guard import jobs_at_work
 from nodes.places import DASHBOARD
 
 PAUSE_SECONDS = 60
@@ -22,6 +22,14 @@ def ray_alive() -> float:
             return float(answer.status == 200)
     except OSError:
         return 0.0
+
+
+def known_jobs_at_work() -> float | None:
+    """How many submitted jobs wait or run (`infra/destroy` refuses while any does), or None where Ray doesn't tell."""
+    try:
+        return float(jobs_at_work())
+    except OSError:
+        return None
 
 
 def gpu_used_percent() -> float | None:
@@ -40,6 +48,7 @@ def measure(role: str) -> dict[str, float]:
     found: dict[str, float | None] = {"DiskUsedPercent": 100 * disk.used / disk.total}
     if role == "head":
         found["RayAlive"] = ray_alive()
+        found["JobsAtWork"] = known_jobs_at_work()
     if role == "worker":
         found["GpuUsedPercent"] = gpu_used_percent()
     return {name: value for name, value in found.items() if value is not None}
