@@ -15,7 +15,7 @@ WATCH_SECONDS = 300
 
 
 def database_url(host: str, secret: str) -> str:
-    """Where runs are kept: RDS's Postgres over TLS by the secret's user and password, or sqlite where there is no host."""
+    """Where runs are kept: RDS's Postgres over TLS by the secret's account, or sqlite where there is no host."""
     if not host:
         return f"sqlite:///{HOME}/mlflow.db"
     account = {key: urllib.parse.quote(value, safe="") for key, value in json.loads(secret).items() if key != "port"}
@@ -48,8 +48,8 @@ def server_environment(secret: str) -> dict[str, str]:
 def server_command(address: str, bucket: str) -> list[str]:
     """`mlflow server` for the cluster's nodes and for people behind Session Manager."""
     return [
-        str(ENVIRONMENT / "bin" / "mlflow"), "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", str(PORT),
-        "--workers", "2", "--artifacts-destination", f"s3://{bucket}/artifacts",
+        str(ENVIRONMENT / "bin" / "mlflow"), "server", "--app-name", "basic-auth", "--host", "0.0.0.0",
+        "--port", str(PORT), "--workers", "2", "--artifacts-destination", f"s3://{bucket}/artifacts",
         "--allowed-hosts", f"{address}:{PORT},{address},localhost:{PORT},localhost,127.0.0.1:{PORT},127.0.0.1",
     ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 import os
 import sys
 
+import psutil
+
 from nodes.autoscaler_config import fetch_autoscaler_config
 from nodes.metadata import metadata
 from nodes.places import AUTOSCALER, ENVIRONMENT, METRICS_PORT, RAY_FILES, RAY_PORT, RAY_TOKEN
@@ -26,9 +28,24 @@ def identity() -> dict[str, str]:
     return {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}
 
 
-def ray_environment() -> dict[str, str]:
-    """What Ray reads from the environment on every node."""
+def interface_of(address: str) -> str:
+    """The name of the network interface that has an address.
+
+    Raises:
+        SystemExit: none has it.
+    """
+    for name, addresses in psutil.net_if_addrs().items():
+        if address in {found.address for found in addresses}:
+            return name
+    sys.exit(f"no network interface has {address}, which the instance's metadata names as local-ipv4")
+
+
+def ray_environment(address: str) -> dict[str, str]:
+    """What Ray and torch's process groups read from the environment on every node."""
+    interface = interface_of(address)  # else gloo takes whatever address the host's name has
     return identity() | {
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(RAY_TOKEN),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,8 +63,8 @@ def ray_command(role: str, address: str) -> list[str]:
         return ["start", "--address", f"{os.environ['PIXELCNN_HEAD_ADDRESS']}:{RAY_PORT}", *here]
     # The dashboard, whose job port runs whatever it is sent, listens to this machine alone: Session Manager ends there.
     return [
-        "start", "--head", "--port", str(RAY_PORT), "--dashboard-host", "127.0.0.1", "--num-cpus", "0", "--num-gpus", "0",
-        "--autoscaling-config", str(AUTOSCALER), "--temp-dir", str(RAY_FILES), *here,
+        "start", "--head", "--port", str(RAY_PORT), "--dashboard-host", "127.0.0.1", "--num-cpus", "0",
+        "--num-gpus", "0", "--autoscaling-config", str(AUTOSCALER), "--temp-dir", str(RAY_FILES), *here,
     ]  # fmt: skip
 
 
@@ -59,7 +76,7 @@ def main() -> None:
         sys.exit("the instance's metadata names no local-ipv4; it has no network interface")
     if role == "head":
         fetch_autoscaler_config()
-    environment = os.environ | ray_environment()
+    environment = os.environ | ray_environment(address)
     ray = str(ENVIRONMENT / "bin" / "ray")
     os.execve(ray, [ray, *ray_command(role, address)], environment)
 

@@ -36,13 +36,16 @@ def signed(url, region):
     roles = "meta-data/iam/security-credentials/"
     keys = json.loads(metadata(roles + metadata(roles).strip()))
     parts = urllib.parse.urlsplit(url)
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     empty = hashlib.sha256(b"").hexdigest()
     headers = {
-        "host": parts.netloc, "x-amz-content-sha256": empty, "x-amz-date": now, "x-amz-security-token": keys["Token"]
+        "host": parts.netloc,
+        "x-amz-content-sha256": empty,
+        "x-amz-date": now,
+        "x-amz-security-token": keys["Token"],
     }
     names = ";".join(sorted(headers))
-    lines = "".join("{}:{}\n".format(name, headers[name]) for name in sorted(headers))
+    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
     request = "\n".join(["GET", parts.path, "", lines, names, empty])
     scope = "/".join([now[:8], region, "s3", "aws4_request"])
     text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(request.encode()).hexdigest()])
@@ -64,7 +67,7 @@ def fetch(url, region, path, sha256):
             file.write(piece)
     if digest.hexdigest() != sha256:
         path.unlink()
-        sys.exit("{}: sha256 {}, but {} was built; run `infra/software upload`".format(url, digest.hexdigest(), sha256))
+        sys.exit(f"{url}: sha256 {digest.hexdigest()}, but {sha256} was built; run `infra/software upload`")
 
 
 def fetch_patiently(url, region, path, sha256):
@@ -75,8 +78,8 @@ def fetch_patiently(url, region, path, sha256):
             return fetch(url, region, path, sha256)
         except OSError as error:
             if time.monotonic() > deadline:
-                sys.exit("{}: {} for {} s; run `infra/software upload`".format(url, error, WAIT_SECONDS))
-            print("{}: {}; waiting for `infra/software upload`".format(url, error), flush=True)
+                sys.exit(f"{url}: {error} for {WAIT_SECONDS} s; run `infra/software upload`")
+            print(f"{url}: {error}; waiting for `infra/software upload`", flush=True)
             time.sleep(PAUSE_SECONDS)
 
 
@@ -85,7 +88,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     region, version = os.environ["AWS_DEFAULT_REGION"], os.environ["PIXELCNN_SOFTWARE_SHA256"]
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3", "https://s3.{}.amazonaws.com".format(region))
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3", f"https://s3.{region}.amazonaws.com")
     base = "{}/{}/software/{}/".format(endpoint, os.environ["PIXELCNN_BUCKET"], version)
     fetch_patiently(base + "SHA256SUMS", region, folder / "SHA256SUMS", version)
     for line in (folder / "SHA256SUMS").read_text().splitlines():
