@@ -39,7 +39,6 @@ locals {
             { "ec2:InstanceType" = var.gpu_instance_types, "ec2:MetadataHttpTokens" = "required" },
           )
           ArnEquals = { "ec2:LaunchTemplate" = aws_launch_template.worker.arn }
-          Bool      = { "ec2:IsLaunchTemplateResource" = "false" } # the type is named by the autoscaler
         }
       },
       {

@@ -21,6 +21,20 @@ NO_SPOT = b"""<?xml version="1.0" encoding="UTF-8"?>
 matches your request.</Message></Error></Errors><RequestID>none</RequestID></Response>"""
 
 
+SEE_NODES = """
+import json, sys
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
+from ray.core.generated.autoscaler_pb2 import NodeStatus
+states = get_cluster_resource_state(GcsClient(address=sys.argv[1])).node_states
+print(json.dumps([
+    [node.instance_id, node.ray_node_type_name, node.node_ip_address]
+    for node in states if node.status != NodeStatus.DEAD
+]))
+"""
+"""Prints instance, node type and address of each node as the autoscaler sees it."""
+
+
 class Ec2Proxy:
     """In front of moto: refuses spot instances of some types, and keeps what was asked of RunInstances."""
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, listening, wait_until
 from tests.infra.conftest import ROOT, Cluster
-from tests.infra.stand_ins import RAY, Ec2Proxy, RayletsForInstances, running_workers
+from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(600)]
 
@@ -40,19 +39,17 @@ class Head:
     """A head with the rendered configuration, changed only in its idle time."""
 
     environment: dict[str, str]
-    dashboard: int
     config: dict[str, Any]
     proxy: Ec2Proxy
     folder: Path
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """Ray's nodes that are alive."""
-        ask = urllib.request.Request(
-            f"http://127.0.0.1:{self.dashboard}/api/v0/nodes?detail=1", headers={"Authorization": f"Bearer {TOKEN}"}
-        )
-        with urllib.request.urlopen(ask, timeout=30) as answer:
-            listed = json.load(answer)["data"]["result"]["result"]
-        return [node for node in listed if node["state"] == "ALIVE"]
+    def nodes(self) -> list[list[str]]:
+        """Instance, node type and address of each node that the autoscaler sees alive; none while there is no head."""
+        told = subprocess.run(
+            [sys.executable, "-c", SEE_NODES, self.environment["RAY_ADDRESS"]], env=self.environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return json.loads(told.stdout.splitlines()[-1]) if told.returncode == 0 else []
 
 
 @pytest.fixture
@@ -81,8 +78,8 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         process = subprocess.Popen(command, env=starting, stdout=log, stderr=log, start_new_session=True)
         raylets = None
         try:
-            made = Head(environment, dashboard, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
-            wait_until(lambda: answers(made), 90, "the head")
+            made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
+            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
             joining = {
                 key: value
                 for key, value in environment.items()
@@ -103,24 +100,14 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
             proxy.close()
 
 
-def answers(head: Head) -> bool:
-    """Whether the head tells its nodes."""
-    try:
-        return bool(head.nodes())
-    except OSError:
-        return False
-
-
 def test_a_job_for_two_gpus_scales_from_nothing_to_two_and_back(head: Head, cluster: Cluster) -> None:
     ec2 = cluster.moto.client("ec2")
     assert running_workers(ec2) == {}
-    submit = [RAY, "job", "submit", "--working-dir", head.folder.parent / "none", "--"]
     script = Path(head.environment["HOME"]) / "job"
     script.mkdir()
     (script / "two_gpus.py").write_text(TWO_GPUS)
-    submit[4] = script
     told = subprocess.run(
-        [*submit, "python", "two_gpus.py"],
+        [RAY, "job", "submit", "--working-dir", script, "--", "python", "two_gpus.py"],
         env=head.environment,
         capture_output=True,
         text=True,
@@ -145,7 +132,7 @@ def test_a_job_for_two_gpus_scales_from_nothing_to_two_and_back(head: Head, clus
     assert all(tags["ray-cluster-name"] == "pixelcnn" for tags in running.values())
 
     # Every worker of Ray is an instance of EC2's, and the other way round.
-    workers = {node["instance_id"]: node["node_type_name"] for node in head.nodes() if not node["is_head_node"]}
+    workers = {instance: kind for instance, kind, _ in head.nodes() if kind != "head"}
     assert workers == dict.fromkeys(running, "g6.xlarge")
 
     wait_until(lambda: not running_workers(ec2), 180, "idle workers ended")

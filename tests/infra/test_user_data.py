@@ -17,7 +17,7 @@ from tests.conftest import listening_at, wait_until
 from tests.infra.conftest import BRIDGE as ADDRESS
 from tests.infra.conftest import INFRA, Cluster
 from tests.infra.hosts import BRIDGE, Host, ip, require_namespaces
-from tests.infra.stand_ins import start_worker
+from tests.infra.stand_ins import SEE_NODES, start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 
@@ -135,11 +135,13 @@ def machines(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         cluster.moto.client("ec2").terminate_instances(InstanceIds=ended)
 
 
-def alive(machines: Machines) -> dict[str, str]:
-    """Address of each node that Ray knows alive, by its instance."""
-    status, body = ask(machines.head, f"{DASHBOARD}/api/v0/nodes?detail=1", f"Bearer {machines.secrets['ray-token']}")
-    nodes = json.loads(body)["data"]["result"]["result"] if status == 200 else []
-    return {node["instance_id"]: node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
+def alive(machines: Machines) -> list[tuple[str, str, str]]:
+    """Instance, node type and address of each node that the autoscaler sees alive."""
+    told = machines.head.run(
+        "env", "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/run/pixelcnn/ray-token", PYTHON, "-c", SEE_NODES,
+        f"{machines.head.address}:6379",
+    )  # fmt: skip
+    return sorted(tuple(node) for node in json.loads(told.splitlines()[-1]))
 
 
 def logs(host: Host) -> str:
@@ -159,7 +161,7 @@ def submit(machines: Machines, *words: str) -> str:
 
 
 def test_head_and_workers_become_one_cluster(machines: Machines) -> None:
-    expected = {host.instance: host.address for host in (machines.head, *machines.workers)}
+    expected = sorted((host.instance, host.kind, host.address) for host in (machines.head, *machines.workers))
     try:
         wait_until(lambda: alive(machines) == expected, 120, "two workers at the head")
     except AssertionError:
