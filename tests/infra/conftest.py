@@ -34,8 +34,10 @@ POLICY_OVERRIDE = """
 # moto takes every condition of a bucket's policy for fulfilled, so the real one would deny everything.
 resource "aws_s3_bucket_policy" "this" {
   policy = jsonencode({
-    Version   = "2012-10-17"
-    Statement = [{ Effect = "Allow", Principal = { AWS = var.account_id }, Action = "s3:*", Resource = aws_s3_bucket.this.arn }]
+    Version = "2012-10-17"
+    Statement = [{
+      Effect = "Allow", Principal = { AWS = var.account_id }, Action = "s3:*", Resource = aws_s3_bucket.this.arn
+    }]
   })
 }
 """
@@ -178,7 +180,7 @@ BRIDGE = "10.64.254.1"
 
 @pytest.fixture(scope="session")
 def cluster(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """infra/ applied in moto with the software that `infra/software build` makes for images that have the environment."""
+    """infra/ applied in moto, with software as `infra/software build` makes it for images with the environment."""
     folder = configuration(tmp_path_factory.mktemp("applied") / "infra")
     (folder / "moto_override.tf").write_text(MOTO_OVERRIDE)
     (folder / "storage" / "moto_override.tf").write_text(POLICY_OVERRIDE)

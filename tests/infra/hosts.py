@@ -1,4 +1,4 @@
-"""Hosts on one machine: namespaces of network, processes, mounts and name, with a file system of their own over ours."""
+"""Hosts on one machine: namespaces of network, processes, mounts and name, their own file system over ours."""
 
 import contextlib
 import os

@@ -13,7 +13,7 @@ CREDENTIALS = {
 
 
 def main() -> None:
-    """Serve an instance's id, address and node type, given as arguments; the file that comes last is its spot notice."""
+    """Serve an instance's id, address and node type, given as arguments; the last one is its spot notice's file."""
     instance, address, kind, notice = sys.argv[1:]
     texts = {
         "instance-id": instance,

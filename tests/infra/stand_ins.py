@@ -87,7 +87,7 @@ def start_worker(cluster: Cluster) -> str:
         MinCount=1, MaxCount=1, InstanceType="g6.xlarge",
         LaunchTemplate={"LaunchTemplateId": found["aws_launch_template.worker"]["id"]},
         SubnetId=found["aws_subnet.private[0]"]["id"],
-        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}],
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": key, "Value": tags[key]} for key in tags]}],
     )  # fmt: skip
     return str(started["Instances"][0]["InstanceId"])
 

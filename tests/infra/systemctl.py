@@ -37,8 +37,8 @@ def environment(unit: Unit) -> dict[str, str]:
 def run(command: str, unit: Unit, log: Path) -> int:
     with log.open("a") as output:
         return subprocess.run(
-            shlex.split(command.lstrip("+")), env=environment(unit), cwd=unit.one("WorkingDirectory", "/"), stdout=output,
-            stderr=output, check=False,
+            shlex.split(command.lstrip("+")), env=environment(unit), cwd=unit.one("WorkingDirectory", "/"),
+            stdout=output, stderr=output, check=False,
         ).returncode  # fmt: skip
 
 

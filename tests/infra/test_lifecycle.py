@@ -1,4 +1,4 @@
-"""The whole of infra/ in moto: applied, planned again, its secrets looked for, its workers reaped, destroyed to nothing."""
+"""The whole of infra/ in moto: applied, planned again, its secrets looked for, destroyed to nothing."""
 
 import base64
 import json
@@ -95,13 +95,17 @@ def left(cluster: Cluster) -> dict[str, list[str]]:
         one["InstanceId"] for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]
         if one["State"]["Name"] != "terminated"
     ]  # fmt: skip
+    databases = cluster.moto.client("rds").describe_db_instances()["DBInstances"]
+    endpoints = ec2.describe_vpc_endpoints()["VpcEndpoints"]
+    secrets = cluster.moto.client("secretsmanager").list_secrets()["SecretList"]
+    alarms = cluster.moto.client("cloudwatch").describe_alarms()["MetricAlarms"]
     return {
         "instances": instances,
-        "databases": [one["DBInstanceIdentifier"] for one in cluster.moto.client("rds").describe_db_instances()["DBInstances"]],
-        "endpoints": [one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"] if one["State"] != "deleted"],
-        "secrets": [one["Name"] for one in cluster.moto.client("secretsmanager").list_secrets()["SecretList"] if "DeletedDate" not in one],
-        "alarms": [one["AlarmName"] for one in cluster.moto.client("cloudwatch").describe_alarms()["MetricAlarms"]],
-    }  # fmt: skip
+        "databases": [one["DBInstanceIdentifier"] for one in databases],
+        "endpoints": [one["VpcEndpointId"] for one in endpoints if one["State"] != "deleted"],
+        "secrets": [one["Name"] for one in secrets if "DeletedDate" not in one],
+        "alarms": [one["AlarmName"] for one in alarms],
+    }
 
 
 def report_jobs(cluster: Cluster, count: int) -> None:

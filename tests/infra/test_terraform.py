@@ -35,8 +35,8 @@ def test_checkov_finds_nothing_beyond_the_reasoned_skips() -> None:
     program = os.environ.get("CHECKOV") or shutil.which("checkov") or str(ROOT / ".venv-checkov" / "bin" / "checkov")
     if not Path(program).exists():
         pytest.skip("checkov is not on PATH, nor named by CHECKOV, nor in .venv-checkov; `make test-infra` installs it")
-    command = [program, "--directory", str(INFRA), "--framework", "terraform", "--output", "json", "--compact", "--quiet",
-               "--skip-download"]  # fmt: skip
+    command = [program, "--directory", str(INFRA), "--framework", "terraform", "--output", "json", "--compact",
+               "--quiet", "--skip-download"]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     report = json.loads(run.stdout)

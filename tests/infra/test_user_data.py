@@ -33,6 +33,12 @@ except urllib.error.HTTPError as error:
 except urllib.error.URLError as error:
     print(json.dumps([0, str(error.reason)]))
 """
+SEE_RUNS = """
+import mlflow
+client = mlflow.MlflowClient()
+runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+print([(run.info.run_name, run.info.status, "val/bits_per_dim" in run.data.metrics) for run in runs])
+"""
 PYTHON = "/opt/pixelcnn/env/bin/python"
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -215,8 +221,7 @@ def test_a_submitted_job_trains_over_both_workers(machines: Machines) -> None:
 
     found = machines.head.run(
         "env", "HOME=/var/lib/pixelcnn", f"MLFLOW_TRACKING_URI=http://{machines.mlflow.address}:5000", PYTHON, "-c",
-        "import mlflow; client = mlflow.MlflowClient(); ids = [one.experiment_id for one in client.search_experiments()]; "
-        "print([(run.info.run_name, run.info.status, 'val/bits_per_dim' in run.data.metrics) for run in client.search_runs(ids)])",
+        SEE_RUNS,
     )  # fmt: skip
     assert found.strip() == "[('digits', 'FINISHED', True)]"
 
