@@ -1,7 +1,9 @@
-"""Ray on this node: who it is by the instance's metadata, then `ray start --block` in this process's place."""
+"""Ray on this node: who it is by the instance's metadata, then `ray start --block` for as long as its raylet lives."""
 
 import os
+import subprocess
 import sys
+import time
 
 import psutil
 
@@ -9,6 +11,7 @@ from nodes.autoscaler_config import fetch_autoscaler_config
 from nodes.metadata import metadata
 from nodes.places import AUTOSCALER, ENVIRONMENT, METRICS_PORT, RAY_FILES, RAY_PORT, RAY_TOKEN
 
+LOOK_SECONDS = 2
 ALLOCATE_SECONDS = "900"
 """After which an instance that didn't join, or was left over by an earlier head, is ended; Ray's own 3600 cost more."""
 
@@ -68,17 +71,43 @@ def ray_command(role: str, address: str) -> list[str]:
     ]  # fmt: skip
 
 
+def has_raylet(starter: int) -> bool:
+    """Whether a raylet lives below the process of `ray start`."""
+    try:
+        below = psutil.Process(starter).children(recursive=True)
+        return any(found.name() == "raylet" and found.status() != psutil.STATUS_ZOMBIE for found in below)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stay_while_it_lives(command: list[str], environment: dict[str, str]) -> int:
+    """Run `ray start --block` until it ends or its raylet does, and give its exit status.
+
+    A raylet that was drained ends in order, and `ray start --block` then waits for ever on a machine without Ray.
+    """
+    with subprocess.Popen(command, env=environment) as starter:
+        began = False
+        while starter.poll() is None:
+            time.sleep(LOOK_SECONDS)
+            lives = has_raylet(starter.pid)
+            if began and not lives:
+                print("the raylet has ended, so this node is over", flush=True)
+                starter.terminate()
+                break
+            began = began or lives
+    return starter.returncode
+
+
 def main() -> None:
-    """Become `ray start`."""
+    """Be a node of Ray until Ray ends here."""
     role = os.environ["PIXELCNN_ROLE"]
     address = metadata("local-ipv4")
     if not address:
         sys.exit("the instance's metadata names no local-ipv4; it has no network interface")
     if role == "head":
         fetch_autoscaler_config()
-    environment = os.environ | ray_environment(address)
-    ray = str(ENVIRONMENT / "bin" / "ray")
-    os.execve(ray, [ray, *ray_command(role, address)], environment)
+    command = [str(ENVIRONMENT / "bin" / "ray"), *ray_command(role, address)]
+    sys.exit(stay_while_it_lives(command, os.environ | ray_environment(address)))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Head:
 def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
     found = cluster.resources()
     config = yaml.safe_load(found["aws_s3_object.autoscaler"]["content"])
-    config["idle_timeout_minutes"] = 0.2
+    config["idle_timeout_minutes"] = 0.75
     (tmp_path / "autoscaler.yaml").write_text(yaml.safe_dump(config))
     gcs, dashboard, ec2_port = free_port(), free_port(), free_port()
     proxy = Ec2Proxy(ec2_port, cluster.moto.port, {"g6.xlarge"})
