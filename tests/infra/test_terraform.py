@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,5 +44,7 @@ def test_checkov_finds_nothing_beyond_the_reasoned_skips() -> None:
     failed = [f"{check['check_id']} {check['resource']}" for check in report["results"]["failed_checks"]]
     assert failed == []
     assert report["summary"]["passed"] > 100, "checkov looked at nearly nothing"
-    reasons = [check["check_result"]["suppress_comment"] for check in report["results"]["skipped_checks"]]
-    assert all(len(reason) > 10 for reason in reasons), "a skip without its reason"
+    skips = [
+        line.strip() for path in INFRA.rglob("*.tf") for line in path.read_text().splitlines() if "checkov:skip" in line
+    ]
+    assert [skip for skip in skips if not re.fullmatch(r"#checkov:skip=CKV2?_AWS_\d+:.{10,}", skip)] == []
