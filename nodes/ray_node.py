@@ -82,7 +82,7 @@ def has_raylet(starter: int) -> bool:
 
 
 def end(starter: int) -> None:
-    """Kill `ray start` and what is below it: asked in order it would wait half a minute for a drain without a raylet."""
+    """Kill `ray start` and all below it: asked in order, it would wait half a minute for a drain without a raylet."""
     process = psutil.Process(starter)
     for found in [*process.children(recursive=True), process]:
         with contextlib.suppress(psutil.NoSuchProcess):
