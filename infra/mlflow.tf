@@ -59,10 +59,10 @@ resource "aws_db_instance" "mlflow" {
   #checkov:skip=CKV_AWS_157:a second zone doubles the price; trackers hold what a server that is down missed
   #checkov:skip=CKV_AWS_293:`infra/destroy` must leave nothing that costs; it takes a snapshot first
   #checkov:skip=CKV_AWS_118:enhanced monitoring costs more than a database of this size tells
-  #checkov:skip=CKV_AWS_353:the same of Performance Insights
+  #checkov:skip=CKV_AWS_353:the same holds of Performance Insights
   #checkov:skip=CKV_AWS_161:MLflow's pool keeps connections by password; the password is AWS's own and rotates
   #checkov:skip=CKV2_AWS_30:logging each query would put parameters of runs into a log
-  #checkov:skip=CKV_AWS_129:the same
+  #checkov:skip=CKV_AWS_129:the same of logs sent to CloudWatch
   count = var.mlflow_database_class == "" ? 0 : 1
 
   identifier                  = "${var.name}-mlflow"
