@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-cluster lint ci clean
+.PHONY: help install demo ui test test-cluster test-infra lint ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,10 +34,19 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/lint-imports
 
 test: lint ## lint, types, import law and the tests, in minutes
-	$(BIN)/python -m pytest -q -m "not cluster"
+	$(BIN)/python -m pytest -q -m "not cluster and not infra"
 
 test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
 	$(BIN)/python -m pytest -q -m cluster
+
+# An environment of its own: checkov pins much of what the project pins otherwise.
+.venv-checkov/installed:
+	$(PYTHON) -m venv .venv-checkov
+	.venv-checkov/bin/python -m pip install --quiet checkov==3.3.30
+	touch $@
+
+test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, its autoscaler and user data on hosts of their own; minutes, wants root
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q tests/infra
 
 ci: ## what CI runs
 	.ci/run

@@ -98,9 +98,14 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
 
 def listening(port: int) -> bool:
     """Whether something answers on a port of 127.0.0.1."""
+    return listening_at("127.0.0.1", port)
+
+
+def listening_at(host: str, port: int) -> bool:
+    """Whether something answers on a port of an address."""
     with socket.socket() as client:
         client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0
+        return client.connect_ex((host, port)) == 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""The autoscaler's file as Terraform rendered it, with a real Ray head and moto's EC2."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import free_port, listening, wait_until
+from tests.infra.conftest import ROOT, Cluster
+from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers
+
+pytestmark = [pytest.mark.infra, pytest.mark.timeout(600)]
+
+TOKEN = "0123456789abcdef" * 4
+
+TWO_GPUS = """
+import ray
+ray.init(log_to_driver=False)
+
+@ray.remote(num_gpus=1, num_cpus=4)
+def here():
+    import os, time
+    time.sleep(3)
+    return os.environ["RAY_CLOUD_INSTANCE_ID"], os.environ["RAY_NODE_TYPE_NAME"]
+
+print("WORKERS", *sorted("/".join(one) for one in ray.get([here.remote() for _ in range(2)])))
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head with the rendered configuration, changed only in its idle time."""
+
+    environment: dict[str, str]
+    config: dict[str, Any]
+    proxy: Ec2Proxy
+    folder: Path
+
+    def nodes(self) -> list[list[str]]:
+        """Instance, node type and address of each node that the autoscaler sees alive; none while there is no head."""
+        told = subprocess.run(
+            [sys.executable, "-c", SEE_NODES, self.environment["RAY_ADDRESS"]], env=self.environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return json.loads(told.stdout.splitlines()[-1]) if told.returncode == 0 else []
+
+
+@pytest.fixture
+def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
+    found = cluster.resources()
+    config = yaml.safe_load(found["aws_s3_object.autoscaler"]["content"])
+    config["idle_timeout_minutes"] = 0.75
+    (tmp_path / "autoscaler.yaml").write_text(yaml.safe_dump(config))
+    gcs, dashboard, ec2_port = free_port(), free_port(), free_port()
+    proxy = Ec2Proxy(ec2_port, cluster.moto.port, {"g6.xlarge"})
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW"))}
+    environment |= cluster.moto.environment | {
+        "AWS_ENDPOINT_URL_EC2": f"http://127.0.0.1:{ec2_port}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": found["aws_instance.head"]["id"],
+        "RAY_NODE_TYPE_NAME": "head", "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus", "0", "--port", str(gcs), "--dashboard-port", str(dashboard),
+        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", f"/tmp/ray-{gcs}",
+        "--autoscaling-config", tmp_path / "autoscaler.yaml",
+    ]  # fmt: skip
+    starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=starting, stdout=log, stderr=log, start_new_session=True)
+        raylets = None
+        try:
+            made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
+            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
+            joining = {
+                key: value
+                for key, value in environment.items()
+                if key not in ("RAY_ADDRESS", "RAY_enable_autoscaler_v2")
+            }
+            raylets = RayletsForInstances(
+                cluster.moto.client("ec2"), f"127.0.0.1:{gcs}",
+                lambda kind: ["--num-gpus", str(int(config["available_node_types"][kind]["resources"]["GPU"])),
+                              "--num-cpus", str(int(config["available_node_types"][kind]["resources"]["CPU"]))],
+                joining, tmp_path / "raylets.log",
+            )  # fmt: skip
+            yield made
+        finally:
+            if raylets:
+                raylets.close()
+            os.killpg(process.pid, 15)
+            process.wait(60)
+            proxy.close()
+
+
+def test_a_job_for_two_gpus_scales_from_nothing_to_two_and_back(head: Head, cluster: Cluster) -> None:
+    ec2 = cluster.moto.client("ec2")
+    assert running_workers(ec2) == {}
+    script = Path(head.environment["HOME"]) / "job"
+    script.mkdir()
+    (script / "two_gpus.py").write_text(TWO_GPUS)
+    told = subprocess.run(
+        [RAY, "job", "submit", "--working-dir", script, "--", "python", "two_gpus.py"],
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    monitor = "".join(path.read_text()[-3000:] for path in head.folder.glob("monitor*.log"))
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:] + monitor
+
+    # Spot had no capacity in any subnet, so both are on demand, of the preferred type.
+    (line,) = [line for line in told.stdout.splitlines() if line.startswith("WORKERS")]
+    used = dict(word.split("/") for word in line.split()[1:])
+    running = running_workers(ec2)
+    assert used == dict.fromkeys(running, "g6.xlarge")
+    assert len(running) == 2
+    spot = [asked for asked in head.proxy.asked if "InstanceMarketOptions.MarketType" in asked]
+    on_demand = [asked for asked in head.proxy.asked if "InstanceMarketOptions.MarketType" not in asked]
+    assert {asked["SubnetId"] for asked in spot} == set(
+        head.config["available_node_types"]["g6.xlarge"]["node_config"]["SubnetIds"]
+    )
+    assert sum(int(asked["MaxCount"]) for asked in on_demand) == 2
+    assert all(tags["ray-cluster-name"] == "pixelcnn" for tags in running.values())
+
+    # Every worker of Ray is an instance of EC2's, and the other way round.
+    workers = {instance: kind for instance, kind, _ in head.nodes() if kind != "head"}
+    assert workers == dict.fromkeys(running, "g6.xlarge")
+
+    wait_until(lambda: not running_workers(ec2), 180, "idle workers ended")
+    assert {one["State"]["Name"] for group in ec2.describe_instances(InstanceIds=list(running))["Reservations"]
+            for one in group["Instances"]} == {"terminated"}  # fmt: skip
+
+
+def test_ray_accepts_the_configuration_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    content = cluster.resources()["aws_s3_object.autoscaler"]["content"]
+    (tmp_path / "autoscaler.yaml").write_text(content)
+    read = (
+        "import sys; from ray.autoscaler.v2.instance_manager.config import FileConfigReader as R; "
+        "c = R(sys.argv[1]).get_cached_autoscaling_config(); "
+        "print(c.get_max_num_worker_nodes(), c.disable_node_updaters(), sorted(c.get_node_type_configs()))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", read, tmp_path / "autoscaler.yaml"], capture_output=True, text=True, check=True,
+        env=os.environ | cluster.moto.environment,
+    )  # fmt: skip
+    assert told.stdout.strip() == "4 True ['g5.xlarge', 'g6.xlarge', 'head']"

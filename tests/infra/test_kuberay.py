@@ -1,0 +1,75 @@
+"""KubeRay's manifests: what ties them to this project, and the operator's schema where its CRDs are at hand."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.infra.conftest import INFRA, ROOT
+
+MANIFESTS = {path.stem: yaml.safe_load(path.read_text()) for path in (INFRA / "kuberay").glob("*.yaml")}
+CLUSTER, JOB = MANIFESTS["raycluster"], MANIFESTS["rayjob"]
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def containers() -> list[dict[str, Any]]:
+    groups = [CLUSTER["spec"]["headGroupSpec"], *CLUSTER["spec"]["workerGroupSpecs"]]
+    return [container for group in groups for container in group["template"]["spec"]["containers"]]
+
+
+def test_ray_and_project_are_this_repositorys() -> None:
+    assert f"ray[default,train,tune]=={CLUSTER['spec']['rayVersion']}" in project()["dependencies"]
+    assert {container["image"] for container in containers()} == {f"pixelcnn-ray:{project()['version']}"}
+    assert f"pixelcnn-ray:{project()['version']}" in (INFRA / "Dockerfile").read_text()
+
+
+def test_the_token_is_on_and_no_secret_is_written_down() -> None:
+    assert CLUSTER["spec"]["authOptions"] == {"mode": "token"}
+    named = [entry for container in containers() for entry in container["env"] if "PASSWORD" in entry["name"]]
+    assert len(named) == 2
+    assert all("value" not in entry and "secretKeyRef" in entry["valueFrom"] for entry in named)
+
+
+def test_workers_go_from_nothing_to_their_most_and_ask_for_gpus() -> None:
+    (group,) = CLUSTER["spec"]["workerGroupSpecs"]
+    assert group["minReplicas"] == 0 < group["maxReplicas"]
+    assert CLUSTER["spec"]["enableInTreeAutoscaling"] is True
+    for container in group["template"]["spec"]["containers"]:
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        assert int(container["resources"]["limits"]["nvidia.com/gpu"]) > 0
+
+
+def test_the_job_goes_to_that_cluster_and_names_a_job_of_ours() -> None:
+    assert JOB["spec"]["clusterSelector"] == {"ray.io/cluster": CLUSTER["metadata"]["name"]}
+    words = JOB["spec"]["entrypoint"].split()
+    assert words[:2] == ["python", "-m"]
+    assert (ROOT / f"{words[2].replace('.', '/')}.py").exists()
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with unknown fields refused, which Kubernetes would drop in silence."""
+    found = {key: closed(value) if isinstance(value, dict) else value for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+@pytest.mark.parametrize(("manifest", "crd"), [(CLUSTER, "rayclusters"), (JOB, "rayjobs")])
+def test_manifests_fit_the_operators_schema(manifest: dict[str, Any], crd: str) -> None:
+    folder = os.environ.get("KUBERAY_CRDS")
+    if not folder:
+        pytest.skip("the operator's CRDs are not here; set KUBERAY_CRDS to its helm-chart/kuberay-operator/crds")
+    (version,) = [
+        found for found in yaml.safe_load(Path(folder, f"ray.io_{crd}.yaml").read_text())["spec"]["versions"]
+        if found["name"] == "v1"
+    ]  # fmt: skip
+    schema = version["schema"]["openAPIV3Schema"]
+    schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    jsonschema.validate(manifest, closed(schema))

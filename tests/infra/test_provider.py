@@ -1,0 +1,95 @@
+"""The node provider's fallback, and what it relies on of Ray's own class."""
+
+import inspect
+from typing import Any
+
+import botocore.exceptions
+import pytest
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.providers import _get_node_provider_cls
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+from nodes.provider import NO_CAPACITY, SpotThenOnDemand
+
+SPOT = {
+    "InstanceType": "g6.xlarge",
+    "InstanceMarketOptions": {"MarketType": "spot"},
+    "SubnetIds": ["subnet-1", "subnet-2"],
+}
+
+
+class Ec2:
+    """An EC2 that gives on-demand instances and answers requests for spot with an error."""
+
+    def __init__(self, spot_error: str | None, on_demand_error: str | None = None) -> None:
+        self.spot_error, self.on_demand_error, self.asked = spot_error, on_demand_error, []
+
+    def create_instances(self, **asked: Any) -> list[Any]:
+        self.asked.append(asked)
+        error = self.spot_error if "InstanceMarketOptions" in asked else self.on_demand_error
+        if error:
+            raise botocore.exceptions.ClientError({"Error": {"Code": error, "Message": "no"}}, "RunInstances")
+        state = {"Name": "pending"}
+        return [type("Instance", (), {"id": "i-1", "instance_id": "i-1", "state": state, "state_reason": None})()]
+
+
+def provider_on(ec2: Ec2) -> SpotThenOnDemand:
+    made = SpotThenOnDemand({"region": "us-east-1", "cache_stopped_nodes": False}, "pixelcnn")
+    made.ec2_fail_fast = ec2
+    return made
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+def test_ray_finds_the_provider_by_its_configuration() -> None:
+    found = _get_node_provider_cls({"type": "external", "module": "nodes.provider.SpotThenOnDemand"})
+    assert found is SpotThenOnDemand
+
+
+def test_rays_class_is_what_the_fallback_was_written_for() -> None:
+    assert list(inspect.signature(AWSNodeProvider._create_node).parameters) == ["self", "node_config", "tags", "count"]
+    assert "self._create_node(node_config, tags, count)" in inspect.getsource(AWSNodeProvider.create_node)
+    assert "category=exc.response" in inspect.getsource(AWSNodeProvider._create_node)
+
+
+def tags() -> dict[str, str]:
+    return {"ray-node-name": "worker", "ray-node-type": "worker"}
+
+
+@pytest.mark.parametrize("error", sorted(NO_CAPACITY))
+def test_lack_of_spot_in_every_subnet_falls_back_to_on_demand(error: str) -> None:
+    ec2 = Ec2(error)
+    assert list(provider_on(ec2).create_node(dict(SPOT), tags(), 1)) == ["i-1"]
+    asked_spot, asked_after = ec2.asked[:-1], ec2.asked[-1]
+    assert {asked["SubnetId"] for asked in asked_spot} == {"subnet-1", "subnet-2"}
+    assert all("InstanceMarketOptions" in asked for asked in asked_spot)
+    assert "InstanceMarketOptions" not in asked_after
+    assert asked_after["InstanceType"] == "g6.xlarge"
+    named = {tag["Key"]: tag["Value"] for tag in asked_after["TagSpecifications"][0]["Tags"]}
+    assert named == {"ray-cluster-name": "pixelcnn", "Name": "worker", "ray-node-type": "worker"}
+
+
+@pytest.mark.parametrize("error", ["UnauthorizedOperation", "InvalidParameterValue", "VcpuLimitExceeded"])
+def test_other_errors_are_told_and_not_paid_for(error: str) -> None:
+    ec2 = Ec2(error)
+    with pytest.raises(NodeLaunchException) as raised:
+        provider_on(ec2).create_node(dict(SPOT), tags(), 1)
+    assert raised.value.category == error
+    assert all("InstanceMarketOptions" in asked for asked in ec2.asked)
+
+
+def test_no_capacity_at_all_is_an_error_that_ray_can_count() -> None:
+    with pytest.raises(NodeLaunchException):
+        provider_on(Ec2("InsufficientInstanceCapacity", "InsufficientInstanceCapacity")).create_node(
+            dict(SPOT), tags(), 1
+        )
+
+
+def test_spot_is_kept_where_it_is_to_be_had() -> None:
+    ec2 = Ec2(None)
+    provider_on(ec2).create_node(dict(SPOT), tags(), 1)
+    assert [asked["InstanceMarketOptions"] for asked in ec2.asked] == [{"MarketType": "spot"}]
