@@ -5,6 +5,7 @@ import functools
 import io
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from pipeline.sources.source import Source, SourceImage, require_no_held_out_cla
 TRAIN, VALIDATION, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 LABELS, TRUTH = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"
 WNID = re.compile(r"n\d{8}")
+SECONDS_BETWEEN_LINES = 20.0
 
 
 def open_ilsvrc2012(data: Data, path: Path) -> Source:
@@ -78,8 +80,12 @@ def _from_part(path: str, start: int, size: int, data: Data) -> UInt8[np.ndarray
 
 def _training_images(path: Path) -> Iterator[tuple[str, str, int, int]]:
     """WordNet id, name, offset in the outer tar and size of each training image."""
+    total, told = path.stat().st_size, time.monotonic()
     with path.open("rb") as file:
         for outer_name, outer_start, outer_size in _members(path, file):
+            if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                print(f"{path.name}: {outer_start / total:.0%} of its bytes searched for images", flush=True)
+                told = time.monotonic()
             wnid = Path(outer_name).stem
             if not WNID.fullmatch(wnid):
                 raise UserError(f"{path}: holds {outer_name}, not a tar named by a WordNet id; download it again")

@@ -3,6 +3,7 @@
 import csv
 import io
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare
 from pipeline.shards import Record, pack
+from pipeline.sources import ilsvrc2012
 from pipeline.storage import join, read, write
 from tests.conftest import tiny_config
 from tests.pipeline.test_prepare import records_of
@@ -107,6 +109,20 @@ def test_ilsvrc2012_is_read_from_its_own_tars(with_labels: Callable[[Path, list[
         label, pixels = records[f"ILSVRC2012_val_{number:08d}"]
         assert label == WNIDS.index(wnid)
         assert np.array_equal(pixels, expected(content))
+
+
+def test_the_search_of_large_tars_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ilsvrc2012, "SECONDS_BETWEEN_LINES", 0.0)
+    generator = np.random.default_rng(0)
+    train = {wnid: {f"{wnid}_0.JPEG": jpeg(generator)} for wnid in WNIDS}
+    source = ilsvrc(tmp_path / "source", train, [(jpeg(generator), WNIDS[0])])
+    with_csv(source, [WNIDS[0]])
+    prepare(config_of(tmp_path, source, "ilsvrc2012"))
+    told = re.findall(r"ILSVRC2012_img_train.tar: (\d+)% of its bytes searched", capsys.readouterr().out)
+    assert len(told) == len(WNIDS)
+    assert told == sorted(told, key=int)
 
 
 def test_real_jpegs_in_ilsvrc_layout_equal_pillow_box(shared_data: Path, tmp_path: Path) -> None:
