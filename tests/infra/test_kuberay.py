@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
 from tests.infra.conftest import INFRA, ROOT
 
+KUBERNETES = "1.33"
 MANIFESTS = {path.stem: yaml.safe_load(path.read_text()) for path in (INFRA / "kuberay").glob("*.yaml")}
 CLUSTER, JOB = MANIFESTS["raycluster"], MANIFESTS["rayjob"]
 
@@ -51,6 +53,15 @@ def test_the_job_goes_to_that_cluster_and_names_a_job_of_ours() -> None:
     words = JOB["spec"]["entrypoint"].split()
     assert words[:2] == ["python", "-m"]
     assert (ROOT / f"{words[2].replace('.', '/')}.py").exists()
+
+
+def test_pod_templates_are_what_kubernetes_takes() -> None:
+    for group in (CLUSTER["spec"]["headGroupSpec"], *CLUSTER["spec"]["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node"}} | group["template"]
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        pod["spec"] = pod["spec"] | {"containerz": []}
+        with pytest.raises(kubernetes_validate.ValidationError, match="containerz"):
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
