@@ -20,7 +20,6 @@ def refuse(config: Config) -> None:
         ("digits --model.num-layers two", "--model.num-layers: invalid literal for int() with base 10: 'two'"),
         ("digits --model.num-layers 0", "model.num_layers 0: Input should be greater than or equal to 1"),
         ("digits --model.kernel-size 4", "model.kernel_size 4 is even: choose an odd size"),
-        ("digits --train.batch-size 33", "train.batch_size 33 is not a multiple of cluster.num_workers 2"),
         ("cifar10 --model.num-filters 10", "model.num_filters 10 is not a multiple of data.channels 3"),
         ("digits --data.resize cubic", "invalid choice 'cubic' for argument '--data.resize'"),
         ("digits --data.url gs://bucket", "gs://bucket: only s3://bucket/prefix and local folders"),
