@@ -11,6 +11,7 @@ scrape_configs:
       credentials_file: {RAY_TOKEN}
     file_sd_configs:
       - files: [{RAY_FILES}/prom_metrics_service_discovery.json]
+        refresh_interval: 15s # Ray's list is a link, whose changes Prometheus isn't told of
 """
 
 DATASOURCE = """apiVersion: 1

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
@@ -15,6 +15,7 @@ from pipeline.ray_cluster import last_line, start_cluster
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, get_device
+from ray.util.metrics import Gauge
 
 from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.arrow_storage import filesystem_of
@@ -43,10 +44,21 @@ class RayWorker:
     device: torch.device
     reader: Reader | None
     """Rank 0's, where there is a cluster."""
+    _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     def report(self, metrics: dict[str, float]) -> None:
         """Tell Ray Train how far the run is; a barrier, every rank calls it."""
         ray.train.report(metrics)
+
+    def show(self, run: str, metrics: dict[str, float]) -> None:
+        """Set Ray's gauges pixelcnn_train_bits_per_dim and the like, which Prometheus reads with Ray's own metrics."""
+        if self.reader is None:
+            return
+        for key, value in metrics.items():
+            name = f"pixelcnn_{key.replace('/', '_')}"
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, f"{key} of a run, as in MLflow", tag_keys=("run",))
+            self._gauges[name].set(value, {"run": run})
 
     def orders(self) -> Orders:
         """What the run has been told; rank 0 asks."""

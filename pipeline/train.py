@@ -161,6 +161,7 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     }
     del values["train/images"]
     tracker.metrics(learner.step, values | tracker.system.read())
+    learner.worker.show(config.run.name, values)
     print(
         f"step {learner.step:,}/{config.train.steps:,}  images {learner.images_seen:,}  "
         f"{measured.text}  {speed['train/images_per_second']:,.0f} images/s  "

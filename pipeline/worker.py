@@ -26,6 +26,9 @@ class Worker(Protocol):
     def report(self, metrics: dict[str, float]) -> None:
         """Tell who launched the run how far it is; a barrier, every rank calls it."""
 
+    def show(self, run: str, metrics: dict[str, float]) -> None:
+        """Show a run's metrics to who watches the cluster; rank 0."""
+
     def orders(self) -> Orders:
         """What the run has been told; rank 0 asks, it never waits."""
 

@@ -34,6 +34,9 @@ class LocalWorker:
     def report(self, metrics: dict[str, float]) -> None:
         pass
 
+    def show(self, run: str, metrics: dict[str, float]) -> None:
+        pass
+
     def orders(self) -> Orders:
         return Orders.NONE
 

@@ -1,0 +1,98 @@
+"""Prometheus with the configuration of the head: Ray's metrics and the trainer's, behind Ray's token."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes.observers import PROMETHEUS
+from nodes.places import RAY_FILES, RAY_TOKEN
+from pipeline.prepare import prepare
+from tests.conftest import free_port, listening, tiny_config, wait_until
+from tests.infra.conftest import ROOT
+from tests.infra.stand_ins import RAY
+
+pytestmark = [pytest.mark.infra, pytest.mark.timeout(400)]
+
+TOKEN = "fedcba9876543210" * 4
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of clients of a head with token auth, whose files lie where the configuration says."""
+    gcs, files = free_port(), Path(f"/tmp/ray-{os.getpid()}")
+    (tmp_path / "token").write_text(TOKEN)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW"))} | {
+        "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "1000", "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", str(gcs), "--dashboard-port", str(free_port()),
+        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", files,
+    ]  # fmt: skip
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_until((files / "prom_metrics_service_discovery.json").exists, 90, "Ray's list of nodes")
+            yield environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "FILES": str(files)}
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(60)
+            shutil.rmtree(files, ignore_errors=True)
+
+
+@pytest.fixture
+def prometheus(head: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """The server's address; it reads every second what the head's reads every 15."""
+    program = shutil.which("prometheus")
+    if not program:
+        pytest.skip("prometheus is not on PATH (Debian has a package of it)")
+    text = PROMETHEUS.replace(str(RAY_FILES), head["FILES"]).replace(str(RAY_TOKEN), head["RAY_AUTH_TOKEN_PATH"])
+    (tmp_path / "prometheus.yml").write_text(text.replace("15s", "1s"))
+    port = free_port()
+    command = [
+        program, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    with (tmp_path / "prometheus.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            wait_until(lambda: listening(port), 30, "Prometheus")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def asked(prometheus: str, query: str) -> list[dict[str, str]]:
+    """Labels of the series that a query finds, each with its value."""
+    with urllib.request.urlopen(f"{prometheus}/api/v1/query?query={urllib.parse.quote(query)}", timeout=10) as answer:
+        found = json.load(answer)["data"]["result"]
+    return [one["metric"] | {"value": one["value"][1]} for one in found]
+
+
+def test_prometheus_sees_the_cluster_and_the_training(head: dict[str, str], prometheus: str, tmp_path: Path) -> None:
+    wait_until(lambda: bool(asked(prometheus, "ray_node_cpu_count")), 90, "Ray's own metrics in Prometheus")
+
+    config = tiny_config(tmp_path)
+    prepare(config)
+    words = {
+        "data.url": config.data.url, "run.url": config.run.url, "run.name": "watched", "train.steps": 400,
+        "train.batch-size": 32, "run.log-interval": 5, "run.eval-interval": 400, "run.sample-interval": 400,
+        "model.num-layers": 2, "model.num-filters": 8, "model.head-filters": 16, "cluster.num-workers": 1,
+    }  # fmt: skip
+    job = [sys.executable, "-m", "jobs.train", "digits"]
+    job += [word for key, value in words.items() for word in (f"--{key}", str(value))]
+    told = subprocess.run(job, env=head, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
+
+    for name in ("bits_per_dim", "images_per_second", "data_wait_fraction"):
+        (series,) = asked(prometheus, f"last_over_time(ray_pixelcnn_train_{name}[10m])")
+        assert series["run"] == "watched"
+        assert float(series["value"]) > 0
