@@ -15,6 +15,7 @@ import pytest
 import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["PATH"] += os.pathsep + "/usr/sbin"  # Debian keeps tc there
 
 from pipeline import storage
 from pipeline.config import Config

@@ -27,7 +27,10 @@ ray.init(log_to_driver=False)
 @ray.remote(num_gpus=1, num_cpus=4)
 def here():
     import os, time
-    time.sleep(3)
+    for _ in range(120):  # both nodes are there before any of the two tasks ends, so neither takes both
+        if sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) == 2:
+            break
+        time.sleep(1)
     return os.environ["RAY_CLOUD_INSTANCE_ID"], os.environ["RAY_NODE_TYPE_NAME"]
 
 print("WORKERS", *sorted("/".join(one) for one in ray.get([here.remote() for _ in range(2)])))
@@ -95,7 +98,7 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         finally:
             if raylets:
                 raylets.close()
-            os.killpg(process.pid, 15)
+            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
             process.wait(60)
             proxy.close()
 

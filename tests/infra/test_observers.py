@@ -44,7 +44,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             wait_until((files / "prom_metrics_service_discovery.json").exists, 90, "Ray's list of nodes")
             yield environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "FILES": str(files)}
         finally:
-            os.killpg(process.pid, 15)
+            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
             process.wait(60)
             shutil.rmtree(files, ignore_errors=True)
 

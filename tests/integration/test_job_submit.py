@@ -36,7 +36,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         try:
             yield environment
         finally:
-            os.killpg(process.pid, 15)
+            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
             process.wait(timeout=60)
 
 
