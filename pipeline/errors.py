@@ -9,5 +9,9 @@ class LastingError(UserError):
     """Trouble with storage that waiting doesn't mend: a full disk, refused credentials."""
 
 
+class DivergedError(UserError):
+    """A loss or gradient that is not finite."""
+
+
 class StoppedError(Exception):
     """The job was asked to stop (SIGTERM); the same command goes on where it stopped."""

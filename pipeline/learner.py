@@ -13,7 +13,7 @@ from models.trainable import TrainableModel
 from pipeline.checkpoint import Snapshot, State, newest_sound, require_same_result, snapshot
 from pipeline.config import Config
 from pipeline.embedding import load_embedding
-from pipeline.errors import UserError
+from pipeline.errors import DivergedError
 from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
 from pipeline.model_config import PortraitModel
@@ -137,7 +137,7 @@ class Learner:
         return self._forward.no_sync()
 
     def require_finite(self) -> None:
-        """Raise UserError on every worker if any step since the start had a loss or gradient that is not finite."""
+        """Raise DivergedError on every worker if any step since the start had a loss or gradient that is not finite."""
         first = self._bad_step.clone()
         if self.worker.world_size > 1:
             none = torch.iinfo(torch.int64).max
@@ -145,7 +145,7 @@ class Learner:
             torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
             first = torch.where(first == none, 0, first)
         if first.item():
-            raise UserError(
+            raise DivergedError(
                 f"step {int(first.item())}: the loss or its gradient is not finite; lower train.learning_rate "
                 f"({self.config.train.learning_rate}) or train.gradient_clip ({self.config.train.gradient_clip})"
             )

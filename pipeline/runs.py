@@ -8,7 +8,7 @@ from models.trainable import TrainableModel
 from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, last_sound, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
-from pipeline.errors import LastingError, StoppedError, UserError
+from pipeline.errors import DivergedError, LastingError, StoppedError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
@@ -41,7 +41,8 @@ def run_training(config: Config) -> dict[str, Any]:
     except UserError as error:
         with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
             tracker = Tracker(identity)
-            tracker.tags({"error": str(error)})
+            diverged = {"alert.diverging": str(error)} if isinstance(error, DivergedError) else {}
+            tracker.tags({"error": str(error)} | diverged)
             tracker.close("FAILED")
         if isinstance(error, LastingError):
             raise UserError(f"{error}; {last_sound(run_url_of(config))}") from error

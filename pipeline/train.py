@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipeline.alerts import Alerts, StallWatch
 from pipeline.clock import clock
 from pipeline.config import Config
 from pipeline.drawing import training_grid
@@ -44,15 +45,17 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
     learner = Learner(config, worker, manifest)
     undelivered = learner.restore()
     with (
-        _tracker(worker, identity, undelivered) as tracker,
+        _tracker(config, worker, identity, undelivered) as tracker,
         keeping(learner, tracker) as keeper,
         learner.stream() as stream,
+        _stall_watch(config, tracker) as watch,
     ):
         progress, orders = Progress(config, worker, learner), OrderBook(config, worker)
         while True:
             last, told = learner.step == config.train.steps, orders.turn()
             if learner.at(config.run.log_interval) and progress.steps:
                 _log(progress, stream, tracker)
+            watch.end()
             measured = _measure(learner, val_manifest, tracker)
             if (learner.at(config.run.checkpoint_interval) or told.saves) and learner.step > learner.saved_step:
                 keeper.save(measured)
@@ -61,6 +64,7 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
                     worker.report(_reached(learner, measured))
             if last or told.ends:
                 break
+            watch.begin(learner.step + 1)
             progress.add(*learner.advance(next(stream)))
         keeper.finish()
         if not last:
@@ -162,6 +166,7 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     del values["train/images"]
     tracker.metrics(learner.step, values | tracker.system.read())
     learner.worker.show(config.run.name, values)
+    tracker.alerts.look(learner.step, values)
     print(
         f"step {learner.step:,}/{config.train.steps:,}  images {learner.images_seen:,}  "
         f"{measured.text}  {speed['train/images_per_second']:,.0f} images/s  "
@@ -182,20 +187,35 @@ def _tell(config: Config, worker: Worker, step: int, measured: Measured, tracker
 class RankZeroTracker(Tracker):
     """The tracker of the training loop, with the machine's own metrics."""
 
-    def __init__(self, identity: RunIdentity, undelivered: list[Entry]) -> None:
+    def __init__(self, config: Config, identity: RunIdentity, undelivered: list[Entry]) -> None:
         super().__init__(identity, undelivered)
         self.system = SystemMetrics()
+        self.alerts = Alerts(config, self.alert)
         self.end = "FINISHED"
         self.running()
 
+    def alert(self, kind: str, what: str) -> None:
+        """A line and a tag for a state that a person should see to."""
+        print(f"alert: {kind}: {what}", flush=True)
+        self.tags({f"alert.{kind}": what})
+
+
+def _stall_watch(config: Config, tracker: RankZeroTracker | None) -> contextlib.AbstractContextManager[StallWatch]:
+    """Rank 0's watch over the steps; on other ranks one that nobody looks at."""
+    if tracker is None:
+        return contextlib.nullcontext(StallWatch(config, lambda kind, what: None))
+    return StallWatch(config, tracker.alert).watching()
+
 
 @contextmanager
-def _tracker(worker: Worker, identity: RunIdentity, undelivered: list[Entry]) -> Iterator[RankZeroTracker | None]:
+def _tracker(
+    config: Config, worker: Worker, identity: RunIdentity, undelivered: list[Entry]
+) -> Iterator[RankZeroTracker | None]:
     """Rank 0's tracker; the run ends as tracker.end if the loop ends by itself, else the driver tells its end."""
     if worker.rank != 0:
         yield None
         return
-    tracker = RankZeroTracker(identity, undelivered)
+    tracker = RankZeroTracker(config, identity, undelivered)
     try:
         yield tracker
     except BaseException:
