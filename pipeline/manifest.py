@@ -85,13 +85,14 @@ def load_manifest(config: Config, split: str) -> Manifest:
     """
     url = join(split_url(config, split), MANIFEST_NAME)
     try:
-        content = read(url)
+        try:
+            manifest = Manifest.model_validate_json(read(url))
+        except ValidationError:  # as a shard, it may have been spoilt on its way
+            manifest = Manifest.model_validate_json(read(url))
     except MissingObjectError as error:
         raise UserError(
             f"{url}: no manifest; run `python -m jobs.prepare {config.preset}` with this data.url first, or correct it"
         ) from error
-    try:
-        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
