@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import json
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from pipeline.cost import describe
 from pipeline.errors import StoppedError, UserError
 from pipeline.model_config import PortraitModel
 from pipeline.presets import PRESETS
-from pipeline.storage import absolute_url
+from pipeline.storage import MissingObjectError, absolute_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
 TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
@@ -72,20 +73,38 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
     if not words or words[0] in ("-h", "--help"):
         print(_overview(name, purpose))
         raise SystemExit(0 if words else 2)
+    if words[0] == "--config":
+        return _override(name, purpose, _config_of_file(words[1] if len(words) > 1 else ""), words[2:])
     if words[0] not in PRESETS:
         near = difflib.get_close_matches(words[0], PRESETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"unknown preset {words[0]!r}: {hint}choose one of {presets}")
-    preset = PRESETS[words[0]]
-    default = Command(**dict(preset.config))
+    return _override(name, purpose, PRESETS[words[0]].config, words[1:])
+
+
+def _config_of_file(path: str) -> Config:
+    """The configuration in a JSON file, as `search` writes its best and MLflow keeps each run's."""
+    try:
+        config = Config.model_validate(json.loads(read(absolute_url(path))))
+    except (MissingObjectError, ValueError, OSError) as error:
+        raise UserError(f"--config {path!r}: no configuration ({error}); name a JSON file of one") from error
+    if config.preset not in PRESETS:
+        raise UserError(f"--config {path!r}: preset {config.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return config
+
+
+def _override(name: str, purpose: str, config: Config, words: Sequence[str]) -> Command:
+    """The configuration with the overrides that the words name."""
+    preset = PRESETS[config.preset]
+    default = Command(**dict(config))
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
             command, unknown = tyro.cli(
                 Command,
                 default=default,
-                args=words[1:],
-                prog=f"python -m {name} {words[0]}",
+                args=words,
+                prog=f"python -m {name} {config.preset}",
                 description=f"{purpose} {preset.summary}",
                 return_unknown_args=True,
             )
@@ -94,7 +113,7 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
             raise
         raise UserError(_one_line(told.getvalue())) from exit_
     if unknown:
-        raise UserError(_unknown_key(unknown[0], preset.config))
+        raise UserError(_unknown_key(unknown[0], config))
     return command
 
 
@@ -112,7 +131,14 @@ def with_absolute_urls(config: Config) -> Config:
 
 
 def _overview(name: str, purpose: str) -> str:
-    lines = [f"usage: python -m {name} PRESET [--section.key VALUE ...] [--dry-run]", "", purpose, "", "Presets:"]
+    lines = [
+        f"usage: python -m {name} PRESET [--section.key VALUE ...] [--dry-run]",
+        f"       python -m {name} --config FILE.json [--section.key VALUE ...] [--dry-run]",
+        "",
+        purpose,
+        "",
+        "Presets:",
+    ]
     lines += [f"  {key:14s} {preset.summary}" for key, preset in PRESETS.items()]
     lines += [
         "",

@@ -9,6 +9,7 @@ from tyro.conf import AvoidSubcommands, Suppress
 from models.trainable import TrainableModel
 from pipeline.errors import UserError
 from pipeline.model_config import GatedPixelCNNModel, ImageShape, Model
+from pipeline.search_config import Search
 from pipeline.section import Section
 
 
@@ -224,6 +225,7 @@ class Config(Section):
     evaluate: Evaluation = Evaluation()
     sample: Sampling = Sampling()
     tracking: Tracking = Tracking()
+    search: Search = Search()
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:

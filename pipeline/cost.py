@@ -10,6 +10,12 @@ TRAINING_PASSES = 3
 """A training step takes the forward pass and about twice as much backward."""
 
 
+def training_flops(config: Config) -> int:
+    """FLOPs that training spends on an image."""
+    size = config.data.image_size
+    return TRAINING_PASSES * config.empty_model().flops(size, size)
+
+
 def describe(config: Config) -> str:
     """The resolved configuration, its size and the estimate, as `--dry-run` prints them."""
     model = config.empty_model()

@@ -13,5 +13,9 @@ class DivergedError(UserError):
     """A loss or gradient that is not finite."""
 
 
+class NoMemoryError(UserError):
+    """A worker ran out of memory, its device's or its host's; the same again would, too."""
+
+
 class StoppedError(Exception):
     """The job was asked to stop (SIGTERM); the same command goes on where it stopped."""

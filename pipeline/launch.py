@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,15 @@ class RayWorker:
         raise RuntimeError(f"held for {SECONDS_OF_HOLDING:g} s, but Ray Train did not end this worker")
 
 
-def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, obeys: bool = False) -> dict[str, Any]:
+def run_on_workers(
+    config: Config,
+    job: Job,
+    argument: Any,
+    run_url: str,
+    *,
+    obeys: bool = False,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> dict[str, Any]:
     """Call job(worker, argument) on every worker and give what rank 0 returned.
 
     Args:
@@ -87,6 +95,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, obe
         argument: what it gets beside the worker; it is pickled.
         run_url: folder of the run, where Ray Train's hang detector writes.
         obeys: whether the job obeys Orders; SIGTERM then becomes Orders.STOP.
+        callbacks: what else Ray Train's controller calls; for a trial, what tells Ray Tune.
 
     Raises:
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
@@ -112,7 +121,7 @@ def run_on_workers(config: Config, job: Job, argument: Any, run_url: str, *, obe
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=_callbacks(mailbox, cluster.max_failures, run_url, obeys) if mailbox else [],
+            callbacks=[*_callbacks(mailbox, cluster.max_failures, run_url, obeys), *callbacks] if mailbox else [],
             failure_config=ray.train.FailureConfig(max_failures=-1),  # FailureCount counts
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             worker_runtime_env={} if cluster.use_gpu else {"env_vars": KEEP_FREED_MEMORY},

@@ -11,6 +11,7 @@ from pipeline.ray_cluster import first_line, last_line
 # isort: split
 import ray
 import ray.train
+import torch
 from ray._private.state import state as ray_state
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
@@ -19,7 +20,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from pipeline.checkpoint import steps_below
 from pipeline.config import Cluster
-from pipeline.errors import UserError
+from pipeline.errors import NoMemoryError, UserError
 from pipeline.mailbox import Mailbox
 from pipeline.storage import join
 from pipeline.told import PreemptedError
@@ -30,6 +31,8 @@ ELASTIC_START_SECONDS = "10"
 POLL_SECONDS = "1"
 DRAIN_POLL_SECONDS = "2"
 LEAVE_SECONDS = "5"
+ALLOCATOR = "DefaultCPUAllocator"
+"""What torch's message names when the host refuses memory; it is a RuntimeError there."""
 
 
 def set_timeouts(cluster: Cluster) -> None:
@@ -65,6 +68,8 @@ class FailureCount(ray.train.UserCallback):
         for error in worker_exceptions.values():
             if isinstance(error, UserError):
                 raise error
+            if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
+                raise NoMemoryError(_no_memory(error))
         told = str(sorted((rank, str(error)) for rank, error in worker_exceptions.items()))
         if told == self._counted:
             return
@@ -77,6 +82,8 @@ class FailureCount(ray.train.UserCallback):
         self._failures += 1
         if 0 <= self._max_failures < self._failures:
             error = next(iter(worker_exceptions.values()))
+            if any(map(_is_killed_for_memory, worker_exceptions.values())):
+                raise NoMemoryError(_no_memory(error))
             raise UserError(
                 f"workers failed more often than cluster.max_failures {self._max_failures} with no checkpoint in "
                 f"between: {last_line(error)}; run the same command to go on from {self._last_checkpoint()}"
@@ -85,6 +92,15 @@ class FailureCount(ray.train.UserCallback):
     def _last_checkpoint(self) -> str:
         names = steps_below(self._run_url)
         return join(self._run_url, names[0]) if names else "the start, as there is no checkpoint"
+
+
+def _is_killed_for_memory(error: Exception) -> bool:
+    """Whether Ray's memory monitor ended the worker."""
+    return isinstance(getattr(error, "health_check_failure", error), ray.exceptions.OutOfMemoryError)
+
+
+def _no_memory(error: Exception) -> str:
+    return f"a worker ran out of memory ({last_line(error)}); lower train.batch_size or the size of the model"
 
 
 def _is_taken_away(error: Exception) -> bool:

@@ -1,7 +1,9 @@
 """What a job does on the driver: check, launch, track the end, tell."""
 
 import contextlib
+import dataclasses
 import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.trainable import TrainableModel
@@ -21,23 +23,30 @@ from pipeline.tracking import Tracker
 from pipeline.train import train
 
 
-def run_training(config: Config) -> dict[str, Any]:
+def run_training(
+    config: Config, callbacks: Sequence[Any] = (), tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Train the configuration on its cluster and give the last validation metrics.
 
     The embedded digits are prepared first where they are missing; all else must have been.
+
+    Args:
+        config: what is trained.
+        callbacks: what else Ray Train's controller calls, for a trial of a search.
+        tags: more tags of the MLflow run, for a trial of a search.
 
     Raises:
         UserError: what a person can put right; the MLflow run then ends as FAILED with it.
         StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
     """
-    if config.data.source_format == "digits" and not exists(
-        join(split_url(config, config.data.val_split), MANIFEST_NAME)
-    ):
-        prepare(config)
-    identity = _identity(config)
+    prepare_digits(config)
+    identity = identity_of(config)
+    identity = dataclasses.replace(identity, tags=identity.tags | dict(tags or {}))
     _newest_step(config)
     try:
-        reached = run_on_workers(config, _train_on_worker, (config, identity), run_url_of(config), obeys=True)
+        reached = run_on_workers(
+            config, _train_on_worker, (config, identity), run_url_of(config), obeys=True, callbacks=callbacks
+        )
     except UserError as error:
         with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
             tracker = Tracker(identity)
@@ -61,7 +70,7 @@ def run_evaluation(config: Config) -> dict[str, Any]:
     manifest = load_manifest(config, split)
     step = _require_checkpoint(config)
     metrics = run_on_workers(config, _evaluate_on_worker, config, join(run_url_of(config), "evaluation"))
-    tracker = Tracker(_identity(config))
+    tracker = Tracker(identity_of(config))
     tracker.metrics(step, metrics)
     tracker.close(None)
     return {"step": step, "data_version": manifest.version} | {
@@ -73,15 +82,33 @@ def run_sampling(config: Config) -> dict[str, Any]:
     """Draw from the run's newest checkpoint, and put the grid beside the others on its MLflow run."""
     step = _require_checkpoint(config)
     drawn = run_on_workers(config, _draw_on_worker, config, join(run_url_of(config), "sampling"))
-    tracker = Tracker(_identity(config))
+    tracker = Tracker(identity_of(config))
     tracker.image(step, f"drawn_from_seed_{config.sample.seed}", read(join(drawn["url"], "samples.png")))
     tracker.close(None)
     return drawn
 
 
-def _identity(config: Config) -> RunIdentity:
+def prepare_digits(config: Config) -> None:
+    """Prepare the embedded digits where they are missing; any other data set must have been."""
+    if config.data.source_format == "digits" and not exists(
+        join(split_url(config, config.data.val_split), MANIFEST_NAME)
+    ):
+        prepare(config)
+
+
+def identity_of(config: Config, url: str = "", name: str = "") -> RunIdentity:
+    """What MLflow knows the run by; another folder and name are those of a search."""
     manifest = load_manifest(config, config.data.train_split)
-    return identify(config, manifest, run_url_of(config), _git_commit())
+    identity = identify(config, manifest, url or run_url_of(config), _git_commit())
+    return dataclasses.replace(identity, name=name) if name else identity
+
+
+def mark_run(config: Config, tags: Mapping[str, str], status: str | None) -> None:
+    """Set tags of a run's MLflow run from the driver, and its end where it could not tell itself."""
+    identity = identity_of(config)
+    tracker = Tracker(dataclasses.replace(identity, tags=identity.tags | dict(tags)))
+    tracker.tags(dict(tags))
+    tracker.close(status)
 
 
 def _newest_step(config: Config) -> int | None:

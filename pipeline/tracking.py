@@ -11,8 +11,10 @@ import contextlib
 import io
 import json
 import os
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -52,6 +54,10 @@ class Tracker:
         """Add a picture at a step, for the UI's image view."""
         content = base64.b64encode(png).decode()
         self._add({"kind": "image", "step": step, "time": _now(), "key": key, "png": content})
+
+    def file(self, path: str, content: bytes) -> None:
+        """Add an artifact of a name, e.g. "search/table.md"."""
+        self._add({"kind": "file", "path": path, "content": base64.b64encode(content).decode()})
 
     def tags(self, values: dict[str, str]) -> None:
         """Set tags of the run."""
@@ -147,6 +153,14 @@ def require_server(tracking_uri: str) -> None:
         raise UserError(f"MLflow at {tracking_uri} can't be reached ({reason})") from error
 
 
+def open_run(identity: RunIdentity) -> str:
+    """The id of the run in MLflow, found or made, and running again; UserError where the server does not answer."""
+    require_server(identity.tracking_uri)
+    session = _Session(identity)
+    session.deliver({"kind": "status", "status": "RUNNING"})
+    return str(session.run_id)
+
+
 class _Session:
     """A connection to the run: found by its key or made, with its params, tags, config.json and data set."""
 
@@ -192,6 +206,11 @@ class _Session:
         elif entry["kind"] == "tags":
             tags = [self._entities.RunTag(name, value[:5000]) for name, value in entry["values"].items()]
             self._client.log_batch(self.run_id, tags=tags)
+        elif entry["kind"] == "file":
+            folder, _, name = entry["path"].rpartition("/")
+            with tempfile.TemporaryDirectory() as temporary:
+                Path(temporary, name).write_bytes(base64.b64decode(entry["content"]))
+                self._client.log_artifact(self.run_id, os.path.join(temporary, name), folder or None)
         elif entry["status"] == "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")
         else:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,26 @@ def test_imagenet_presets_are_the_papers() -> None:
         config = PRESETS[name].config
         assert (config.model.num_layers, config.model.num_filters, config.model.kernel_size) == (20, 384, 5)
         assert (config.train.batch_size, config.train.steps) == (128, 200_000)
+
+
+def test_a_file_stands_in_for_a_preset_and_is_overridden(tmp_path: Path) -> None:
+    taken: list[Config] = []
+    file = tmp_path / "best.json"
+    file.write_text(PRESETS["cifar10-small"].config.model_dump_json())
+    words = ["--config", str(file), "--train.steps", "7"]
+    assert run_job("jobs.test", "Test.", taken.append, words) == 0
+    assert taken[0].model == PRESETS["cifar10-small"].config.model
+    assert (taken[0].train.steps, taken[0].preset) == (7, "cifar10-small")
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", '{"preset": "absent"}', '{"unknown": 1}'])
+def test_a_file_that_is_no_configuration_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    file = tmp_path / "best.json"
+    if content is not None:
+        file.write_text(content)
+    assert run_job("jobs.test", "Test.", refuse, ["--config", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline import ray_controller
 from pipeline.config import Cluster
-from pipeline.errors import UserError
+from pipeline.errors import NoMemoryError, UserError
 from pipeline.ray_cluster import ray  # decides on a token before Ray is imported
 
 # isort: split
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import state
 
 from pipeline.ray_controller import CheckpointBeforeResize, FailureCount, Trainer, set_timeouts
@@ -143,3 +145,17 @@ def test_limits_reach_ray_train_by_its_variables(monkeypatch: pytest.MonkeyPatch
     assert os.environ["RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR"] == "1"
     assert os.environ["RAY_TRAIN_NCCL_RAS_ACTION"] == "fail"
     assert os.environ["RAY_TRAIN_NCCL_RAS_CONFIRM_DURATION_S"] == "300.0"
+
+
+def test_a_worker_without_memory_ends_the_run_as_such_at_once() -> None:
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate")):
+        with pytest.raises(NoMemoryError, match=r"ran out of memory .*; lower train\.batch_size"):
+            FailureCount(Letters(), 3, "").after_exception(None, {0: error})  # type: ignore[arg-type]
+
+
+def test_what_the_memory_monitor_kills_is_tried_again_first(tmp_path: Path) -> None:
+    killed = WorkerHealthCheckFailedError("lost", ray.exceptions.OutOfMemoryError("the node was low on memory"))
+    count = FailureCount(Letters(), 0, str(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(NoMemoryError, match="low on memory"):
+        count.after_exception(None, {0: killed})
+    FailureCount(Letters(), 1, str(tmp_path)).after_exception(None, {0: killed})  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""Searches as a person starts them: trials that are stopped, killed or out of memory, and a driver that is killed."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+
+from tests.conftest import wait_until
+from tests.integration.test_two_workers import logged, train_workers
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def words_for(root: Path, workers: int, steps: int, scheduler: str, *space: str) -> list[str]:
+    overrides = {
+        "data.url": f"{root}/data", "run.url": f"{root}/runs", "train.steps": steps, "train.batch-size": 32,
+        "train.warmup-steps": 2, "model.head-filters": 16, "model.kernel-size": 3, "cluster.num-workers": workers,
+        "search.evaluations": 4, "search.first-rung": 0.25, "search.max-concurrent-trials": 1,
+        "search.scheduler": scheduler,
+    }  # fmt: skip
+    return ["digits", *(word for key, value in overrides.items() for word in (f"--{key}", str(value))),
+            "--search.space", *space]  # fmt: skip
+
+
+def records_of(root: Path) -> dict[str, dict[str, Any]]:
+    files = (root / "runs/digits-search/trials").glob("*.json")
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def trial_drivers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    family = psutil.Process(driver.pid).children(recursive=True)
+    return [process for process in family if "ImplicitFunc" in " ".join(process.cmdline()[:1])]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
+    tmp_path: Path, start_job: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Two workers a trial on a cluster of two CPUs: the next trial can't begin on anything but freed ones."""
+    # The learning rate of the later ones is too low to learn anything by the first rung.
+    space = "train.learning_rate=choice(0.01,1e-6,1e-7)"
+    search = start_job("jobs.search", *words_for(tmp_path, 2, 40, "asha", space))
+    wait_until(lambda: logged(search, "learning_rate1e-06  25%"), 240, "the second trial's first rung")
+    workers = train_workers(search)
+    wait_until(lambda: gone(workers), 60, "the end of the stopped trial's workers")
+    assert search.wait(timeout=240) == 0, search.log.read_text()  # type: ignore[attr-defined]
+    records = records_of(tmp_path)
+    assert {name: record["state"] for name, record in records.items()} == {
+        "learning_rate0.01": "finished", "learning_rate1e-06": "stopped early", "learning_rate1e-07": "stopped early",
+    }  # fmt: skip
+    assert [len(records[name]["reports"]) for name in sorted(records)] == [4, 1, 1]
+    told = search.log.read_text()  # type: ignore[attr-defined]
+    assert "best: learning_rate0.01; train it with `python -m jobs.train --config" in told
+    _require_nested_runs(tmp_path)
+
+
+def _require_nested_runs(root: Path) -> None:
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pixelcnn-ray")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("digits-search")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert {name: (run.data.tags["stopped_early"], run.info.status) for name, run in runs.items()} == {
+        "learning_rate0.01": ("false", "FINISHED"), "learning_rate1e-06": ("true", "FINISHED"),
+        "learning_rate1e-07": ("true", "FINISHED"),
+    }  # fmt: skip
+    there = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "search")}
+    assert there == {"search/table.md", "search/pareto.png", "search/best.json"}
+    assert parent.info.status == "FINISHED"
+
+
+def test_killed_trials_killed_drivers_and_trials_without_memory(
+    tmp_path: Path, start_job: Callable[..., subprocess.Popen[str]], run_job: Callable[..., tuple[int, str]]
+) -> None:
+    # 60,000 filters ask for more than 100 GB in one piece, which the host refuses.
+    words = words_for(tmp_path, 1, 200, "none", "model.num_filters=choice(60000,8,4,2)")
+    search = start_job("jobs.search", *words)
+    wait_until(lambda: logged(search, "filters60000  out of memory"), 240, "the refusal of memory")
+    wait_until(lambda: logged(search, "filters8  25%"), 240, "a trial at work")
+    workers, (driver,) = train_workers(search), trial_drivers(search)
+    os.kill(driver.pid, signal.SIGKILL)
+    wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
+    wait_until(lambda: logged(search, "filters8  failed"), 120, "the record of the killed trial")
+    wait_until(lambda: logged(search, "filters4  finished"), 240, "a finished trial")
+    before = records_of(tmp_path)["filters4"]
+    wait_until(lambda: logged(search, "filters2  25%"), 240, "the next trial at work")
+    os.kill(search.pid, signal.SIGKILL)
+    search.wait()
+    status, told = run_job("jobs.search", *words)
+    assert status == 0, told
+    records = records_of(tmp_path)
+    assert records["filters4"] == before
+    assert "filters4  " not in told.split("| rank")[0]
+    assert "filters2  25%" not in told
+    assert {name: record["state"] for name, record in records.items()} == {
+        "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
+    }  # fmt: skip
+    assert {len(record["reports"]) for name, record in records.items() if name != "filters60000"} == {4}
