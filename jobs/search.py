@@ -4,9 +4,9 @@ import sys
 
 from pipeline.command_line import run_job
 from pipeline.config import Config
-from pipeline.search import run_search
-from pipeline.search_record import table
-from pipeline.search_space import search_url
+from pipeline.search.record import table
+from pipeline.search.run import run_search
+from pipeline.search.space import search_url
 
 
 def job(config: Config) -> None:

@@ -112,6 +112,32 @@ def upload(kept: Snapshot, url: str) -> None:
     write(join(url, STATE_NAME), state.model_dump_json(indent=1).encode())
 
 
+def newest_config(run_url: str) -> Config | None:
+    """The configuration of the run's newest checkpoint, sound or not; None where there is none."""
+    names = steps_below(run_url)
+    return Config.model_validate(_state_at(join(run_url, names[0])).config) if names else None
+
+
+def adopt(url: str, run_url: str, config: Config) -> None:
+    """Have a run go on from another run's checkpoint: it becomes the newest one, as if trained with this configuration.
+
+    Until it is whole the run's own checkpoints stay; what MLflow has not taken of the run's own entries is kept.
+    """
+    own, name = steps_below(run_url), url.rsplit("/", 1)[-1]
+    undelivered = _state_at(join(run_url, own[0])).undelivered if own else []
+    changed = {"config": json.loads(config.model_dump_json()), "undelivered": undelivered}
+    state = _state_at(url).model_copy(update=changed)
+    if name in own:
+        delete(join(run_url, name, STATE_NAME))
+    for file in state.files:
+        write(join(run_url, name, file), read(join(url, file)))
+    write(join(run_url, name, STATE_NAME), state.model_dump_json(indent=1).encode())
+    for later in own:
+        if later > name:
+            delete(join(run_url, later, STATE_NAME))
+            delete_below(join(run_url, later))
+
+
 def steps_below(run_url: str) -> list[str]:
     """Names of the run's checkpoint folders that have a checkpoint.json, newest first."""
     return sorted((name for name, files in _folders(run_url).items() if STATE_NAME in files), reverse=True)

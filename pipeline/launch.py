@@ -85,7 +85,7 @@ def run_on_workers(
     run_url: str,
     *,
     obeys: bool = False,
-    callbacks: Sequence[ray.train.UserCallback] = (),
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Call job(worker, argument) on every worker and give what rank 0 returned.
 

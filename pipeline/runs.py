@@ -103,11 +103,25 @@ def identity_of(config: Config, url: str = "", name: str = "") -> RunIdentity:
     return dataclasses.replace(identity, name=name) if name else identity
 
 
-def mark_run(config: Config, tags: Mapping[str, str], status: str | None) -> None:
-    """Set tags of a run's MLflow run from the driver, and its end where it could not tell itself."""
+def mark_run(
+    config: Config,
+    tags: Mapping[str, str],
+    status: str | None,
+    measures: Mapping[int, dict[str, float]] | None = None,
+) -> None:
+    """Tell a run's MLflow run from the driver what workers that were ended could not tell themselves.
+
+    Args:
+        config: the run's.
+        tags: tags to set.
+        status: how it ended; None leaves that as it is.
+        measures: metrics by step; those that the server has are passed over.
+    """
     identity = identity_of(config)
     tracker = Tracker(dataclasses.replace(identity, tags=identity.tags | dict(tags)))
     tracker.tags(dict(tags))
+    for step, values in (measures or {}).items():
+        tracker.metrics(step, values)
     tracker.close(status)
 
 

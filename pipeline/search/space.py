@@ -19,6 +19,20 @@ REMEDY = "write KEY=choice(a,b,...), KEY=uniform(low,high), KEY=loguniform(low,h
 DIGITS = 4
 """Digits to which drawn numbers are rounded, so that configuration, name and table say the same."""
 
+MEMBER = "member"
+"""Key of a population's members, which keep their number when their values change."""
+POPULATION_KEYS = (
+    "train.learning_rate",
+    "train.weight_decay",
+    "train.beta1",
+    "train.beta2",
+    "train.gradient_clip",
+    "train.ema_decay",
+    "model.dropout",
+    "model.condition_dropout",
+)
+"""Keys that may change in the middle of a training."""
+
 Values = Mapping[str, Any]
 
 
@@ -65,7 +79,30 @@ def parse_space(config: Config) -> Space:
                 raise UserError(f"search.space {key}: a grid takes choice(...); or use --search.searcher random")
     if config.search.budget and "train.steps" in space:
         raise UserError("search.space has train.steps, which follow from search.budget: leave one of them out")
+    if is_population(config):
+        _require_population(config, space)
     return space
+
+
+def is_population(config: Config) -> bool:
+    """Whether trials are members of a population, which take over each other's checkpoints."""
+    return config.search.scheduler == "pbt"
+
+
+def _require_population(config: Config, space: Space) -> None:
+    for key in space:
+        if key not in POPULATION_KEYS:
+            raise UserError(
+                f"search.space {key}: pbt changes values in the middle of a training, which this key can't bear; "
+                f"choose among {', '.join(POPULATION_KEYS)}"
+            )
+    if config.search.searcher != "random" or config.search.objectives != ("bits_per_dim",):
+        raise UserError(
+            f"search.scheduler pbt draws its first values at random and makes bits_per_dim small: use "
+            f"--search.searcher random (now {config.search.searcher}) and --search.objectives bits_per_dim"
+        )
+    if config.search.num_trials < 2:
+        raise UserError(f"search.num_trials {config.search.num_trials}: a population has at least 2 members")
 
 
 def grid(space: Space) -> list[dict[str, Any]]:
@@ -78,8 +115,9 @@ def rounded(space: Space, values: Values) -> dict[str, Any]:
     """The values with drawn numbers rounded to DIGITS digits, within their range."""
     taken = dict(values)
     for key, domain in space.items():
-        if isinstance(domain, Range) and not domain.is_whole:
-            taken[key] = min(max(float(f"{values[key]:.{DIGITS}g}"), domain.low), domain.high)
+        if isinstance(domain, Range):
+            value = values[key] if domain.is_whole else float(f"{values[key]:.{DIGITS}g}")
+            taken[key] = min(max(value, domain.low), domain.high)
     return taken
 
 
@@ -117,19 +155,21 @@ def search_url(config: Config) -> str:
     return join(config.run.url, search_name(config))
 
 
-def trial_config(config: Config, values: Values) -> Config:
+def trial_config(config: Config, values: Values, name: str) -> Config:
     """The run of one trial: its values, the steps that its budget pays for, evaluated at equal shares of them."""
     changed = _with_steps(with_values(config, values), config)
     steps = changed.train.steps
     interval = -(-steps // config.search.evaluations)
     run = {
-        "run.name": trial_name(values),
+        "run.name": name,
         "run.url": search_url(config),
         "run.eval_interval": interval,
         "run.checkpoint_interval": interval,
         "run.sample_interval": steps,
         "run.log_interval": min(config.run.log_interval, interval),
     }
+    if is_population(config):  # another member may go on from any of them
+        run["run.keep_checkpoints"] = config.search.evaluations
     return with_values(changed, run)
 
 

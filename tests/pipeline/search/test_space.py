@@ -6,7 +6,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.errors import UserError
-from pipeline.search_space import (
+from pipeline.search.space import (
     Choice,
     Range,
     best_config,
@@ -92,13 +92,13 @@ def test_trials_of_a_budget_spend_the_same_flops_at_the_same_shares(tmp_path: Pa
     config = searching(tmp_path, budget=1e-5, evaluations=4, name="found")
     spent = []
     for layers in (1, 3):
-        trial = trial_config(config, {"model.num_layers": layers})
+        trial = trial_config(config, {"model.num_layers": layers}, f"layers{layers}")
         spent.append(trial.train.steps * trial.train.batch_size * training_flops(trial) / 1e15)
         assert trial.run.eval_interval == trial.run.checkpoint_interval == -(-trial.train.steps // 4)
         assert (trial.run.name, trial.run.url) == (f"layers{layers}", f"{tmp_path}/runs/found")
     assert spent == pytest.approx([1e-5, 1e-5], rel=0.05)
     images = searching(tmp_path, budget=320, budget_unit="images")
-    assert trial_config(images, {"model.num_layers": 3}).train.steps == 10
+    assert trial_config(images, {"model.num_layers": 3}, "layers3").train.steps == 10
 
 
 def test_the_best_is_trained_as_a_run_beside_the_search(tmp_path: Path) -> None:
@@ -106,3 +106,16 @@ def test_the_best_is_trained_as_a_run_beside_the_search(tmp_path: Path) -> None:
     best = best_config(config, {"model.num_layers": 3})
     assert (best.run.name, best.run.url, best.model.num_layers) == ("found-best", f"{tmp_path}/runs", 3)  # type: ignore[union-attr]
     assert Config.model_validate_json(best.model_dump_json()) == best
+
+
+def test_a_population_changes_only_what_a_training_can_bear(tmp_path: Path) -> None:
+    rate = "train.learning_rate=loguniform(1e-4,1e-2)"
+    config = searching(tmp_path, rate, scheduler="pbt", searcher="random", evaluations=5)
+    assert list(parse_space(config)) == ["train.learning_rate"]
+    assert trial_config(config, {"train.learning_rate": 1e-3}, "member0").run.keep_checkpoints == 5
+    with pytest.raises(UserError, match=r"model\.num_layers: pbt changes values in the middle.*train\.learning_rate"):
+        parse_space(searching(tmp_path, "model.num_layers=choice(1,2)", scheduler="pbt", searcher="random"))
+    with pytest.raises(UserError, match=r"--search\.searcher random \(now grid\)"):
+        parse_space(searching(tmp_path, "train.learning_rate=choice(0.1)", scheduler="pbt"))
+    with pytest.raises(UserError, match="a population has at least 2 members"):
+        parse_space(searching(tmp_path, rate, scheduler="pbt", searcher="random", num_trials=1))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.search_record import (
+from pipeline.search.record import (
     Report,
     TrialRecord,
     TrialState,

@@ -1,0 +1,78 @@
+"""Keeps what becomes of a search's trials, as Ray Tune tells it, in the search's folder and in MLflow."""
+
+from typing import Any
+
+# First, as it decides on a token, which Ray reads when it is imported.
+from pipeline.ray_cluster import first_line
+
+# isort: split
+import ray
+from ray import tune
+
+from pipeline.cost import training_flops
+from pipeline.errors import NoMemoryError
+from pipeline.runs import mark_run
+from pipeline.search.record import ENDED, Report, TrialRecord, TrialState, load_records
+from pipeline.search.space import trial_config
+from pipeline.search.trial import Plan
+
+
+class Recorder(tune.Callback):
+    """Keeps each trial's reports and end, and tells them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._records = {record.name: record for record in load_records(plan.url)}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Add what is new; a report that was kept before is no news."""
+        record = self._record(trial)
+        if record.state in ENDED or (record.last and result["images_seen"] <= record.last.images_seen):
+            return
+        report = Report(**{name: result[name] for name in Report.model_fields})
+        record.reports.append(report)
+        record.state, record.error = "running", ""
+        record.seconds += result["time_this_iter_s"]
+        record.save(self._plan.url)
+        print(f"{record.name}  {report.progress:.0f}% of its budget  {report.bits_per_dim:.4f} bits/dim", flush=True)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """The trial came to its end, or was stopped."""
+        record = self._record(trial)
+        finished = record.last is not None and record.last.progress >= 100
+        self._end(record, "finished" if finished else "stopped early")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """The trial failed, or its process was killed."""
+        error = trial.get_pickled_error()
+        error = getattr(error, "cause", None) or error
+        record = self._record(trial)
+        if record.state not in ENDED:
+            record.error = first_line(error) if error else "the trial's process was lost"
+        no_memory = isinstance(error, NoMemoryError | ray.exceptions.OutOfMemoryError)
+        self._end(record, "out of memory" if no_memory else "failed")
+
+    def _record(self, trial: Any) -> TrialRecord:
+        """The trial's record, made where there is none; the values of a population's member change on its way."""
+        name, values = self._plan.named(trial.config)
+        record = self._records.get(name)
+        if record is None:
+            gflop = training_flops(trial_config(self._plan.config, values, name)) / 1e9
+            record = TrialRecord(name=name, number=len(self._records), values=values, gflop_per_image=gflop)
+            self._records[name] = record
+        elif record.values != values and record.state not in ENDED:
+            changed = ", ".join(f"{key} {record.values[key]} -> {value}" for key, value in values.items())
+            print(f"{name}  goes on from another member's checkpoint: {changed}", flush=True)
+            record.values = values
+        return record
+
+    def _end(self, record: TrialRecord, state: TrialState) -> None:
+        if record.state in ENDED:
+            return
+        record.state = state
+        record.save(self._plan.url)
+        stopped = state == "stopped early"
+        tags = self._plan.tags | {"trial_state": state, "stopped_early": str(stopped).lower()}
+        config = trial_config(self._plan.config, record.values, record.name)
+        mark_run(config, tags, "FINISHED" if stopped else None)
+        print(f"{record.name}  {state}{f': {record.error}' if record.error else ''}", flush=True)

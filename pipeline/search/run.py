@@ -1,0 +1,136 @@
+"""The door to Ray Tune: trials that are training runs, chosen and stopped by Tune's searchers and schedulers.
+
+Every report of a trial is kept in the search's folder. The same command later has each trial tell its kept reports
+again before it trains on, so that scheduler and searcher know what they knew, and what has ended is not repeated.
+"""
+
+import json
+import logging
+import os
+
+# First, as it decides on a token, which Ray reads when it is imported.
+from pipeline.ray_cluster import start_cluster
+
+# isort: split
+import optuna
+import ray
+from ray import tune
+
+from pipeline.arrow_storage import filesystem_of
+from pipeline.config import Config, changed_result_keys
+from pipeline.errors import UserError
+from pipeline.runs import identity_of, mark_run, prepare_digits
+from pipeline.search.methods import scheduler, searching
+from pipeline.search.places import places_freed
+from pipeline.search.record import TrialRecord, load_records, pareto_png, ranked, table
+from pipeline.search.recorder import Recorder
+from pipeline.search.space import best_config, parse_space, search_name, search_url, trial_config
+from pipeline.search.trial import Plan, run_trial
+from pipeline.storage import MissingObjectError, join, read, write
+from pipeline.tracking import Tracker, open_run
+
+NO_CPU = {"cpu": 0, "memory": 1}
+"""A trial's process takes a byte: with less than something it has no place, and a CPU would be its workers'."""
+SAME_KEYS = ("budget", "budget_unit", "evaluations", "scheduler")
+
+
+def run_search(config: Config) -> list[TrialRecord]:
+    """Try what config.search says, and give the trials' records, the best first.
+
+    The search's folder and its MLflow run then hold the table, the Pareto plot and the best configuration.
+
+    Raises:
+        UserError: the space or the cluster does not fit, the search's folder is of another one, MLflow can't be
+            reached, or no trial got to an evaluation.
+    """
+    space, cluster = parse_space(config), config.cluster
+    if not cluster.num_workers:
+        raise UserError("cluster.num_workers 0: each trial is a run with workers of its own; choose at least 1")
+    if config.empty_model().measure != "nats":
+        raise UserError(f"model.kind {config.model.kind} has no bits/dim to search by; choose a density model")
+    prepare_digits(config)
+    url = search_url(config)
+    _require_same_search(config, url)
+    start_cluster(cluster.num_workers * cluster.cpus_per_worker)
+    identity = identity_of(config, url, search_name(config))
+    tags = {name: value for name, value in identity.tags.items() if name != "run_url"}
+    tags |= {"mlflow.parentRunId": open_run(identity), "search": search_name(config), "stopped_early": "false"}
+    with places_freed() as taken:
+        plan = Plan(config, space, url, identity.tracking_uri, tags, taken)
+        _tune(plan)
+    records = ranked(load_records(url))
+    if not any(record.last for record in records):
+        told = next((record.error for record in records if record.error), "no trial began")
+        raise UserError(f"no trial of {search_name(config)} got to an evaluation: {told}")
+    _complete_metrics(plan, records)
+    files = {
+        "search/table.md": table(records).encode(),
+        "search/pareto.png": pareto_png(records),
+        "search/best.json": best_config(config, records[0].values).model_dump_json(indent=1).encode(),
+    }
+    tracker = Tracker(identity)
+    for name, content in files.items():
+        write(join(url, name.removeprefix("search/")), content)
+        tracker.file(name, content)
+    tracker.tags({"best_trial": records[0].name})
+    tracker.close("FINISHED")
+    return records
+
+
+def _require_same_search(config: Config, url: str) -> None:
+    """Keep what trials have in common in search.json, or compare with what is there."""
+    try:
+        before = Config.model_validate(json.loads(read(join(url, "search.json"))))
+    except MissingObjectError:
+        write(join(url, "search.json"), config.model_dump_json(indent=1).encode())
+        return
+    changed = changed_result_keys(before, config)
+    for key in SAME_KEYS:
+        was, now = getattr(before.search, key), getattr(config.search, key)
+        if was != now:
+            changed.append(f"search.{key} (was {was!r}, now {now!r})")
+    if changed:
+        raise UserError(
+            f"search.name {search_name(config)}: its trials were trained otherwise: {', '.join(changed)}; use the old "
+            "values, or another --search.name"
+        )
+
+
+def _complete_metrics(plan: Plan, records: list[TrialRecord]) -> None:
+    """Tell MLflow the last measure of trials that were stopped early, which their workers may not have delivered."""
+    for record in records:
+        if record.state == "stopped early":
+            config = trial_config(plan.config, record.values, record.name)
+            batch_size = config.train.batch_size
+            measures = {
+                round(report.images_seen) // batch_size: {"val/bits_per_dim": report.bits_per_dim}
+                for report in record.reports
+            }
+            mark_run(config, plan.tags | {"stopped_early": "true"}, None, measures)
+
+
+def _tune(plan: Plan) -> None:
+    # A trial stays in the job's folder, and its reports are kept by Recorder; Tune's own files serve nobody.
+    os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    filesystem, path = filesystem_of(plan.url)
+    methods = searching(plan, plan.config.search.max_concurrent_trials or _places(plan.config))
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, plan=plan), NO_CPU),
+        param_space=methods.pop("param_space", None),
+        tune_config=tune.TuneConfig(scheduler=scheduler(plan), **methods),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=path, storage_filesystem=filesystem, callbacks=[Recorder(plan)], verbose=0
+        ),
+    ).fit()
+
+
+def _places(config: Config) -> int:
+    """Trials whose workers the cluster holds at the same time; more of them would wait for each other for ever."""
+    there, cluster = ray.cluster_resources(), config.cluster
+    places = there.get("CPU", 0) // (cluster.num_workers * cluster.cpus_per_worker)
+    if cluster.use_gpu:
+        places = min(places, there.get("GPU", 0) // cluster.num_workers)
+    return max(1, int(places))
