@@ -25,7 +25,7 @@ demo: .venv/installed ## prepare, train, evaluate and draw the digits on two wor
 	@$(BIN)/python -m jobs.demo digits
 
 ui: .venv/installed ## open MLflow's UI on http://127.0.0.1:5000
-	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
 lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/ruff check .

@@ -42,6 +42,7 @@ def server_environment(secret: str) -> dict[str, str]:
         "MLFLOW_AUTH_CONFIG_PATH": str(SECRETS / "mlflow-auth.ini"),
         "MLFLOW_BACKEND_STORE_URI": database_url(os.environ["PIXELCNN_DATABASE_HOST"], secret),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": os.urandom(32).hex(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else ten processes of 200 MB, for jobs that nobody here has
     }
 
 

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# MLflow's server else starts ten processes for jobs of its own, 200 MB each.
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 os.environ["PATH"] += os.pathsep + "/usr/sbin"  # Debian keeps tc there
 
 from pipeline import storage
