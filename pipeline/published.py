@@ -73,7 +73,6 @@ BENCHMARKS = (
             Figure("NICE", 4.48, f"{GATED}, Table 1"),
             Figure("DRAW", 4.13, f"{GATED}, Table 1", at_most=True),
             Figure("Deep GMMs", 4.00, f"{GATED}, Table 1"),
-            Figure("Conv DRAW", 3.58, f"{GATED}, Table 1", at_most=True),
             Figure("PixelCNN", 3.14, f"{PIXELRNN}, Table 5"),
             Figure("PixelRNN, Row LSTM", 3.07, f"{PIXELRNN}, Table 5"),
             Figure("Gated PixelCNN", 3.03, f"{GATED}, Table 1"),

@@ -1,7 +1,9 @@
 """What an evaluation found, as a report: metrics for MLflow, Markdown for a person, JSON for a program, a picture."""
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from models.autoencoder import PixelCNNAutoEncoder
@@ -17,6 +19,8 @@ MARKDOWN_NAME, JSON_NAME, PICTURE_NAME = "report.md", "report.json", "position_b
 MOST_CLASSES = 20
 """More than these are told by the EXTREME_CLASSES best and worst."""
 EXTREME_CLASSES = 5
+WIDTH = 110
+"""Characters of a line of prose."""
 GIVEN: dict[Given, str] = {
     "nothing": "nothing",
     "class": "the image's class",
@@ -45,7 +49,7 @@ class Report:
         """The split, and whether a model that takes labels got none."""
         return self.manifest.split + ("" if self.config.evaluate.conditional else "_unconditional")
 
-    @property
+    @cached_property
     def given(self) -> Given:
         """What the likelihood is given."""
         model = self.config.empty_model()
@@ -104,7 +108,14 @@ class Report:
         """The report as a person reads it, in a terminal or rendered."""
         lines = [f"# {self.config.run.name} at step {self.step:,} on {self.name}", "", self._summary()]
         if self.parts:
-            lines += ["", INTERVAL, "", "## By colour", "", _table("colour", self.parts.colours())]
+            lines += [
+                "",
+                textwrap.fill(INTERVAL, WIDTH),
+                "",
+                "## By colour",
+                "",
+                _table("colour", self.parts.colours()),
+            ]
             lines += ["", "## By class", "", *_classes(self.parts.classes(self.manifest.classes))]
             positions = self.parts.positions()
             lines += ["", "## By position", ""]
@@ -171,4 +182,5 @@ def _published(comparison: Comparison, measured: Measured) -> list[str]:
             told = f"{bound}{figure.value:.2f} {figure.unit}"
             rows.append((figure.model, told, f"{ours - figure.value:+.2f}", figure.source))
         lines += [markdown_table(rows), ""]
-    return [*lines, *(f"- {said}" for said in (*comparison.notes, *comparison.refusals))]
+    said = (f"- {line}" for line in (*comparison.notes, *comparison.refusals))
+    return [*lines, *(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in said)]
