@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -42,12 +41,12 @@ class Breakdown:
     squares: Float64[Tensor, ""]
     """Of the nats of each image."""
 
-    @classmethod
-    def empty(cls, manifest: Manifest, device: torch.device) -> Self:
+    @staticmethod
+    def empty(manifest: Manifest, device: torch.device) -> "Breakdown":
         """No image of the split yet."""
         channels, height, width = manifest.shape
         shapes = ((channels,), (len(manifest.classes),), (len(manifest.classes),), (height, width), ())
-        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+        return Breakdown(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, nats: Float[Tensor, "b c h w"], labels: Int64[Tensor, " b"]) -> Float64[Tensor, " b"]:
         """Count a batch by the nats of its sub-pixels, and give those of its images."""
@@ -68,9 +67,9 @@ class Breakdown:
             for part, total in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
                 part.copy_(total.view_as(part))
 
-    def cpu(self) -> Self:
+    def cpu(self) -> "Breakdown":
         """The same sums where every process can read them."""
-        return type(self)(**{name: part.cpu() for name, part in vars(self).items()})
+        return Breakdown(**{name: part.cpu() for name, part in vars(self).items()})
 
     @property
     def images(self) -> int:

@@ -31,13 +31,14 @@ class Figure:
 class Benchmark:
     """The published figures of a data set.
 
-    `names` matches a manifest's name and `image_size` its images; `version` is the data version that the figures may be
-    compared with, or None for the `reason`; `images` says how many images the splits of the papers have.
+    `names` matches a manifest's name, `shape` its images' height and width; `version` is the data version that the
+    figures may be compared with, or None for the `reason`; `images` says how many images the papers' splits have.
     """
 
     title: str
     names: str
-    image_size: int
+    shape: tuple[int, int, int]
+    levels: int
     figures: tuple[Figure, ...]
     version: str | None = None
     reason: str = ""
@@ -64,7 +65,8 @@ BENCHMARKS = (
     Benchmark(
         title="CIFAR-10",
         names=r"cifar-?10",
-        image_size=32,
+        shape=(3, 32, 32),
+        levels=256,
         version="cifar10-32-none",
         images=(("test", 10_000), ("train", 50_000)),
         figures=(
@@ -83,7 +85,8 @@ BENCHMARKS = (
     Benchmark(
         title="ImageNet 32x32",
         names=r"imagenet(-?32)?",
-        image_size=32,
+        shape=(3, 32, 32),
+        levels=256,
         reason=RESAMPLED,
         figures=(
             Figure("Conv DRAW", 4.40, f"{GATED}, Table 2", split="val", at_most=True),
@@ -94,7 +97,8 @@ BENCHMARKS = (
     Benchmark(
         title="ImageNet 64x64",
         names=r"imagenet(-?64)?",
-        image_size=64,
+        shape=(3, 64, 64),
+        levels=256,
         reason=RESAMPLED,
         figures=(
             Figure("Conv DRAW", 4.10, f"{GATED}, Table 2", split="val", at_most=True),
@@ -105,7 +109,8 @@ BENCHMARKS = (
     Benchmark(
         title="binarised MNIST",
         names=r"((binary|binarised|binarized)-?)?mnist(-?(binary|binarised|binarized))?",
-        image_size=28,
+        shape=(1, 28, 28),
+        levels=2,
         reason=(
             "its pixels were drawn at random once, white with the grey level's probability (Salakhutdinov and Murray, "
             "2008); `prepare` keeps levels or cuts them at fixed thresholds, which is another data set"
@@ -138,7 +143,7 @@ def compare(manifest: Manifest, given: Given) -> Comparison:
 def _benchmark_of(manifest: Manifest) -> Benchmark | None:
     for benchmark in BENCHMARKS:
         fits = re.fullmatch(benchmark.names, manifest.name.lower()) or manifest.version == benchmark.version
-        if fits and manifest.shape[2] == benchmark.image_size:
+        if fits and manifest.shape[1:] == benchmark.shape[1:]:
             return benchmark
     return None
 
@@ -149,6 +154,9 @@ def _refusal(benchmark: Benchmark, manifest: Manifest, given: Given) -> str:
         return benchmark.reason
     if manifest.version != benchmark.version:
         return f"they hold for data version {benchmark.version}, these images are {manifest.version}"
+    if (manifest.shape, manifest.levels) != (benchmark.shape, benchmark.levels):
+        theirs, ours = ("x".join(map(str, shape)) for shape in (benchmark.shape, manifest.shape))
+        return f"they hold for {theirs} of {benchmark.levels} levels, these images are {ours} of {manifest.levels}"
     images = dict(benchmark.images)
     if manifest.split not in images:
         return f"they hold for the splits {' and '.join(images)}, these images are {manifest.split!r}"

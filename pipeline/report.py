@@ -27,8 +27,8 @@ GIVEN: dict[Given, str] = {
     "image": "numbers that a network made of the image itself",
 }
 INTERVAL = (
-    "The interval is the normal approximation, 1.96 standard errors of the mean over images on each side: it holds for "
-    "other images drawn alike, independently of each other, and says nothing of another training run."
+    "The interval is the normal approximation: the mean over images, 1.96 of its standard errors to each side. It is "
+    "for the mean of all images drawn alike, if these were drawn independently, and says nothing of another run."
 )
 
 
@@ -43,6 +43,7 @@ class Report:
     parts: Breakdown | None
     seconds: float
     """Of the whole pass over the split, reading included."""
+    workers: int
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ class Report:
             "given": self.given,
             "images": self.measured.images,
             "dims": self.measured.dims,
-            "workers": max(1, self.config.cluster.num_workers),
+            "workers": self.workers,
             "seconds": self.seconds,
             "metrics": self.metrics(),
         }
@@ -134,7 +135,6 @@ class Report:
             rows.append(("95% interval", f"{interval[0]:.4f} to {interval[1]:.4f} bits/dim"))
         if self.parts:
             rows.append(("given", GIVEN[self.given]))
-        workers = max(1, self.config.cluster.num_workers)
         return markdown_table(
             [
                 *rows,
@@ -144,7 +144,7 @@ class Report:
                 (
                     "speed",
                     f"{self.measured.images / self.seconds:,.1f} images/s in {self.seconds:,.1f} s, reading included, "
-                    f"on {workers} worker{'s' if workers > 1 else ''}",
+                    f"on {self.workers} worker{'s' if self.workers > 1 else ''}",
                 ),
             ]
         )

@@ -154,7 +154,8 @@ def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
     started = time.perf_counter()
     measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size, parts)
     seconds = time.perf_counter() - started
-    return {"measured": measured, "parts": parts.cpu() if parts else None, "seconds": seconds}
+    counted = parts.cpu() if parts else None
+    return {"measured": measured, "parts": counted, "seconds": seconds, "workers": worker.world_size}
 
 
 def _draw_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:

@@ -5,12 +5,18 @@ from pipeline.published import BENCHMARKS, Given, compare
 
 
 def manifest_of(
-    name: str = "cifar10", version: str = "cifar10-32-none", split: str = "test", images: int = 10_000, size: int = 32
+    name: str = "cifar10",
+    version: str = "cifar10-32-none",
+    split: str = "test",
+    images: int = 10_000,
+    size: int = 32,
+    channels: int = 3,
+    levels: int = 256,
 ) -> Manifest:
     shard = {"file": "shard-000000.tar", "records": images, "bytes": 1, "sha256": ""}
     return Manifest.model_validate(
         {
-            "name": name, "version": version, "split": split, "shape": (3, size, size), "levels": 256,
+            "name": name, "version": version, "split": split, "shape": (channels, size, size), "levels": levels,
             "resize": "none", "classes": tuple("0123456789"), "prepare_seed": 0, "shards": [shard],
         }
     )  # fmt: skip
@@ -46,6 +52,8 @@ def test_training_figures_stand_beside_the_training_split_only() -> None:
         ),
         ({"split": "val"}, "nothing", "the splits test and train, these images are 'val'"),
         ({"images": 10_001}, "nothing", "test has 10,000 images, this one 10,001"),
+        ({"channels": 1}, "nothing", "they hold for 3x32x32 of 256 levels, these images are 1x32x32 of 256"),
+        ({"levels": 8}, "nothing", "these images are 3x32x32 of 8"),
         ({}, "image", "this is p(image | numbers made of the image itself)"),
         (
             {"name": "imagenet32", "version": "imagenet32-box", "split": "val"},

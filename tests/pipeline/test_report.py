@@ -31,7 +31,7 @@ def report_of(classes: int = 3, bits: float = 4.0, **manifest: object) -> Report
     nats = (bits + labels / 100).double() * math.log(2)
     parts.add(nats[:, None, None, None].expand(classes, *split.shape), labels)
     measured = Measured("nats", parts.nats_by_class.sum().item(), classes, parts.dims)
-    return Report(PRESETS["cifar10"].config, split, 1200, measured, parts, seconds=2.0)
+    return Report(PRESETS["cifar10"].config, split, 1200, measured, parts, seconds=2.0, workers=2)
 
 
 def test_evaluation_writes_its_report_and_puts_it_on_the_run(digits: Config) -> None:
@@ -64,7 +64,7 @@ def test_a_model_without_a_likelihood_reports_its_measure_alone(digits: Config) 
     config = of_kind(digits, "mse-autoencoder")
     model, manifest = config.build_model(), load_manifest(config, "val")
     measured = evaluate(config, manifest, model, LocalWorker(""), 50)
-    report = Report(config, manifest, 3, measured, None, seconds=1.0)
+    report = Report(config, manifest, 3, measured, None, seconds=1.0, workers=1)
     assert set(report.files()) == {MARKDOWN_NAME, JSON_NAME}
     assert "mean squared error" in report.to_markdown()
     assert "By colour" not in report.to_markdown()
