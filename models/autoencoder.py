@@ -10,10 +10,10 @@ from torch import Tensor
 from models.autoregressive import AutoregressiveModel
 from models.encoder import ConvDecoder, ConvEncoder
 from models.portrait_embedding import PortraitEmbedding
-from models.trainable import TrainableModel
+from models.trainable import DensityModel, TrainableModel
 
 
-class PixelCNNAutoEncoder(TrainableModel):
+class PixelCNNAutoEncoder(DensityModel):
     """p(image | h) with h = encoder(image): the conditional PixelCNN is the decoder of what the encoder keeps.
 
     With `train_encoder` both are trained end to end, the paper's auto-encoder; without, the encoder stays as it is:
@@ -22,8 +22,6 @@ class PixelCNNAutoEncoder(TrainableModel):
     Raises:
         ValueError: the decoder isn't conditioned on as many numbers as the encoder gives.
     """
-
-    measure = "nats"
 
     def __init__(
         self, *, encoder: ConvEncoder | PortraitEmbedding, decoder: AutoregressiveModel, train_encoder: bool
@@ -47,11 +45,11 @@ class PixelCNNAutoEncoder(TrainableModel):
             code: Tensor = self.encoder(images)
         return code
 
-    def losses(
-        self, outputs: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"]
-    ) -> Float64[Tensor, " b"]:
-        """Negative log-likelihood of each image given its h, in nats."""
-        return self.decoder.losses(outputs, images, labels)
+    def nats(
+        self, outputs: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Negative log-likelihood of each sub-pixel given all before it and the image's h, in nats."""
+        return self.decoder.nats(outputs, images)
 
     def flops(self, height: int, width: int) -> int:
         return self.encoder.flops(height, width) + self.decoder.flops(height, width)

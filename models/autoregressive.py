@@ -2,13 +2,13 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from models.scaling import scale_levels
 from models.softmax_head import SoftmaxHead
-from models.trainable import TrainableModel
+from models.trainable import DensityModel
 
 Condition = Int[Tensor, " b"] | Float[Tensor, "b d"]
 """A label or a vector h for each image."""
@@ -34,7 +34,7 @@ class Body(Protocol):
     def flops(self, height: int, width: int) -> int: ...
 
 
-class AutoregressiveModel(TrainableModel):
+class AutoregressiveModel(DensityModel):
     """A body, and a head that turns its features into the logits of every level of every sub-pixel.
 
     Args:
@@ -45,8 +45,6 @@ class AutoregressiveModel(TrainableModel):
     Raises:
         ValueError: the body's condition isn't of num_classes numbers.
     """
-
-    measure = "nats"
 
     def __init__(self, *, body: Body, head: SoftmaxHead, num_classes: int = 0) -> None:
         super().__init__()
@@ -75,11 +73,11 @@ class AutoregressiveModel(TrainableModel):
         """
         return self.logits_of_scaled(self.scale(images), self.vectors(condition))
 
-    def losses(
-        self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"]
-    ) -> Float64[Tensor, " b"]:
-        """Negative log-likelihood of each image in nats; the labels are in the logits already."""
-        return self.head.nats(logits, images)
+    def nats(
+        self, outputs: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Negative log-likelihood of each sub-pixel given all before it and the condition, in nats, from the logits."""
+        return self.head.nats(outputs, images)
 
     def scale(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Levels 0 .. levels-1 as numbers from -1 to 1 in the parameters' dtype."""

@@ -8,12 +8,27 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
-def nats_of_images(logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
-    """Negative log-likelihood of each image in nats: cross entropy in float32 or better, summed in float64."""
+def nats_of_subpixels(
+    logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Negative log-likelihood of each sub-pixel given all before it, in nats: cross entropy in float32 or better.
+
+    The terms of the product of arXiv 1606.05328, Eq. 1; arXiv 1601.06759, Eq. 1 and 2.
+    """
     by_position = logits.permute(0, 2, 3, 1, 4)
     wide = by_position if by_position.dtype.itemsize >= 4 else by_position.float()
     nats: Tensor = _CrossEntropy.apply(wide.flatten(0, 3), images.permute(0, 2, 3, 1).reshape(-1, 1).long())
-    return nats.view(len(images), -1).double().sum(1)
+    return nats.view(by_position.shape[:4]).permute(0, 3, 1, 2)
+
+
+def sum_by_image(nats: Float[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
+    """Nats of each image, summed over its sub-pixels in raster order in float64."""
+    return nats.permute(0, 2, 3, 1).flatten(1).double().sum(1)
+
+
+def nats_of_images(logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
+    """Negative log-likelihood of each image in nats."""
+    return sum_by_image(nats_of_subpixels(logits, images))
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -1,10 +1,10 @@
 """The paper's head: a softmax over every level of every sub-pixel (arXiv 1601.06759, section 3.6)."""
 
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models.causal_conv import GroupedPointwise
-from models.likelihood import nats_of_images
+from models.likelihood import nats_of_subpixels
 
 
 class SoftmaxHead(nn.Module):
@@ -28,9 +28,11 @@ class SoftmaxHead(nn.Module):
         logits: Tensor = self.logits(self.hidden(features.relu()).relu_())
         return logits.unflatten(1, (self.channels, self.levels)).permute(0, 1, 3, 4, 2)
 
-    def nats(self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]) -> Float64[Tensor, " b"]:
-        """Negative log-likelihood of each image in nats."""
-        return nats_of_images(logits, images)
+    def nats(
+        self, logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Negative log-likelihood of each sub-pixel given all before it, in nats."""
+        return nats_of_subpixels(logits, images)
 
     def flops(self, height: int, width: int) -> int:
         """2 (p q + q C L) (C+1)/(2C) at each position, forward, an image."""

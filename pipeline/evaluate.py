@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from models.likelihood import bits_per_dim
-from models.trainable import Measure, TrainableModel
+from models.trainable import DensityModel, Measure, TrainableModel
+from pipeline.breakdown import Breakdown
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
@@ -72,8 +74,23 @@ def sum_over_workers(worker: Worker, *values: float) -> list[float]:
 
 
 @torch.no_grad()
-def evaluate(config: Config, manifest: Manifest, model: TrainableModel, worker: Worker, batch_size: int) -> Measured:
+def evaluate(
+    config: Config,
+    manifest: Manifest,
+    model: TrainableModel,
+    worker: Worker,
+    batch_size: int,
+    parts: Breakdown | None = None,
+) -> Measured:
     """The model's losses over a split, the same whatever the number of workers.
+
+    Args:
+        config: where the split lies, how it is read and what the model is given.
+        manifest: the split.
+        model: its weights are what is measured.
+        worker: evaluates its share of the batches.
+        batch_size: images of a forward pass.
+        parts: where they are given, a density model's nats are counted in them, of all workers on each.
 
     Raises:
         UserError: the sum is not finite, or a shard is not what the manifest says.
@@ -86,7 +103,7 @@ def evaluate(config: Config, manifest: Manifest, model: TrainableModel, worker: 
         labels = batch.labels.to(worker.device)
         with autocast(config, worker.device):
             outputs = model(pixels, labels) if model.reads_labels and config.evaluate.conditional else model(pixels)
-        losses += model.losses(outputs, pixels, labels).sum()
+        losses += _losses(model, outputs, pixels, labels, parts).sum()
         images += len(pixels)
     model.train(was_training)
     total, total_images = sum_over_workers(worker, losses.item(), float(images))
@@ -99,4 +116,13 @@ def evaluate(config: Config, manifest: Manifest, model: TrainableModel, worker: 
             f"evaluation of {manifest.split}: the sum of {model.measure} is not finite ({total}); "
             "lower train.learning_rate"
         )
+    if parts:
+        parts.add_workers(worker)
     return Measured(model.measure, total, manifest.num_images, config.dims)
+
+
+def _losses(model: TrainableModel, outputs: Tensor, images: Tensor, labels: Tensor, parts: Breakdown | None) -> Tensor:
+    """The loss of each image, to the same bits whether its parts are counted or not."""
+    if parts and isinstance(model, DensityModel):
+        return parts.add(model.nats(outputs, images), labels)
+    return model.losses(outputs, images, labels)

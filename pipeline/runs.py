@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.trainable import TrainableModel
+from models.trainable import DensityModel, TrainableModel
+from pipeline.breakdown import Breakdown
 from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, last_sound, newest_sound, require_same_result
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
@@ -17,8 +19,9 @@ from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
+from pipeline.report import Report
 from pipeline.run_identity import RunIdentity, identify
-from pipeline.storage import be_patient, exists, join, read
+from pipeline.storage import be_patient, exists, join, read, write
 from pipeline.tracking import Tracker
 from pipeline.train import train
 
@@ -65,17 +68,25 @@ def run_training(
 
 
 def run_evaluation(config: Config) -> dict[str, Any]:
-    """Evaluate the run's newest checkpoint on evaluate.split, and add the result to its MLflow run."""
-    split = config.evaluate.split
-    manifest = load_manifest(config, split)
+    """Evaluate the run's newest checkpoint on evaluate.split, and add the report to its folder and its MLflow run.
+
+    Gives the step, the data version, the metrics without their prefix, and as `report` the report's folder.
+    """
+    manifest = load_manifest(config, config.evaluate.split)
     step = _require_checkpoint(config)
-    metrics = run_on_workers(config, _evaluate_on_worker, config, join(run_url_of(config), "evaluation"))
+    url = join(run_url_of(config), "evaluation")
+    found = run_on_workers(config, _evaluate_on_worker, config, url)
+    report = Report(config=config, manifest=manifest, step=step, **found)
+    name, metrics, files = f"{folder_name(step)}-{report.name}", report.metrics(), report.files()
+    for file, content in files.items():
+        write(join(url, name, file), content)
     tracker = Tracker(identity_of(config))
     tracker.metrics(step, metrics)
+    for file, content in files.items():
+        tracker.file(f"evaluation/{name}/{file}", content)
     tracker.close(None)
-    return {"step": step, "data_version": manifest.version} | {
-        name.removeprefix(f"evaluate_{split}/"): value for name, value in metrics.items()
-    }
+    told = {key.rsplit("/", 1)[1]: value for key, value in metrics.items()}
+    return {"step": step, "data_version": manifest.version, "report": join(url, name)} | told
 
 
 def run_sampling(config: Config) -> dict[str, Any]:
@@ -152,10 +163,13 @@ def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) ->
 
 def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
     model, _ = _averaged_model(config, worker)
-    split = config.evaluate.split
-    manifest = load_manifest(config, split)
-    measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size)
-    return measured.metrics(f"evaluate_{split}") | {f"evaluate_{split}/sum_of_{model.measure}": measured.total}
+    manifest = load_manifest(config, config.evaluate.split)
+    parts = Breakdown.empty(manifest, worker.device) if isinstance(model, DensityModel) else None
+    started = time.perf_counter()
+    measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size, parts)
+    seconds = time.perf_counter() - started
+    counted = parts.cpu() if parts else None
+    return {"measured": measured, "parts": counted, "seconds": seconds, "workers": worker.world_size}
 
 
 def _draw_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:

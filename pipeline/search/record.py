@@ -7,6 +7,7 @@ import matplotlib
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.clock import clock
+from pipeline.markdown import markdown_table
 from pipeline.storage import MissingObjectError, join, names_below, read, write
 
 matplotlib.use("Agg")
@@ -93,12 +94,7 @@ def table(records: list[TrialRecord]) -> str:
         last = record.last
         told = (f"{last.bits_per_dim:.4f}", f"{last.images_seen:,.0f}", f"{last.pflop:.4g}") if last else ("-",) * 3
         rows.append((str(rank), record.name, *told, clock(record.seconds), record.state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(lines)
+    return markdown_table(rows)
 
 
 def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:

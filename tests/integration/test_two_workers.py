@@ -1,11 +1,13 @@
 """Two Ray Train workers, data and checkpoints on a real S3 server, and what kills do to them."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import psutil
@@ -99,14 +101,29 @@ def _require_one_run_without_doubles(name: str, steps: int) -> None:
 
 
 def _require_the_same_evaluation_by_one_and_two(root: str, steps: int, run_job: Callable[..., tuple[int, str]]) -> None:
-    sums = []
+    sums, reports = [], []
     for workers in ("0", "2"):
         words = [*words_for(root, "killed", steps, 50), "--cluster.num-workers", workers, "--evaluate.batch-size", "10"]
         status, told = run_job("jobs.evaluate", "digits", *words)
         assert status == 0, told
         assert "over 179 images of digits-8-none" in told
         sums.append(float(re.search(r"sum_of_nats ([\d.]+)", told).group(1)))  # type: ignore[union-attr]
+        folder = re.search(r"^report: (.*)", told, re.MULTILINE).group(1)  # type: ignore[union-attr]
+        reports.append(json.loads(storage.read(f"{folder}/report.json")))
     assert sums[0] == pytest.approx(sums[1], abs=1e-6)
+    assert [report["workers"] for report in reports] == [1, 2]
+    one, two = (_parts_of(report) for report in reports)
+    assert len(one) == 2 * 10 + 1 + 64 + 2
+    assert one == pytest.approx(two, rel=1e-9)
+
+
+def _parts_of(report: dict[str, Any]) -> list[float]:
+    """The numbers of a report that every worker's share adds to."""
+    of_classes = [row[key] for row in report["classes"] for key in ("images", "nats")]
+    of_colours = [row["nats"] for row in report["colours"]]
+    of_positions = [bits for row in report["position_bits_per_dim"] for bits in row]
+    ends = [report["metrics"][f"evaluate_val/bits_per_dim_ci95_{end}"] for end in ("low", "high")]
+    return [*of_classes, *of_colours, *of_positions, *ends]
 
 
 def _require_the_same_images_after_a_kill(

@@ -1,10 +1,11 @@
+import itertools
 import math
 
 import pytest
 import torch
 from torch.nn import functional
 
-from models.likelihood import bits_per_dim, nats_of_images
+from models.likelihood import bits_per_dim, nats_of_images, nats_of_subpixels, sum_by_image
 
 
 def test_nats_of_uniform_logits_are_log_levels_a_subpixel() -> None:
@@ -15,15 +16,21 @@ def test_nats_of_uniform_logits_are_log_levels_a_subpixel() -> None:
 
 
 def test_nats_pick_each_subpixels_own_logits() -> None:
-    images = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
-    logits = torch.randn(2, 3, 2, 2, 3, dtype=torch.float64)
-    by_hand = torch.zeros(2, dtype=torch.float64)
-    for b in range(2):
-        for c in range(3):
-            for y in range(2):
-                for x in range(2):
-                    by_hand[b] -= logits[b, c, y, x].log_softmax(0)[int(images[b, c, y, x])]
-    torch.testing.assert_close(nats_of_images(logits, images), by_hand)
+    images = torch.randint(0, 3, (2, 3, 2, 4), dtype=torch.uint8)
+    logits = torch.randn(2, 3, 2, 4, 3, dtype=torch.float64)
+    by_hand = torch.zeros(2, 3, 2, 4, dtype=torch.float64)
+    for b, c, y, x in itertools.product(range(2), range(3), range(2), range(4)):
+        by_hand[b, c, y, x] = -logits[b, c, y, x].log_softmax(0)[int(images[b, c, y, x])]
+    torch.testing.assert_close(nats_of_subpixels(logits, images), by_hand)
+    torch.testing.assert_close(nats_of_images(logits, images), by_hand.sum((1, 2, 3)))
+
+
+def test_nats_of_images_are_the_sums_of_float32_nats_in_float64() -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    nats = nats_of_subpixels(10 * torch.randn(3, 3, 8, 8, 256), images)
+    assert nats.dtype == torch.float32
+    exact = [math.fsum(one.flatten().tolist()) for one in nats]
+    assert sum_by_image(nats).tolist() == pytest.approx(exact, rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -1,0 +1,21 @@
+"""The picture of where in an image the nats lie."""
+
+import io
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.figure import Figure
+
+
+def position_png(bits: Float64[np.ndarray, "h w"], title: str) -> bytes:
+    """A PNG of the bits/dim of each position, with its scale beside it."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    shown = axes.imshow(bits, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, label="bits/dim")
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("column")
+    axes.set_ylabel("row")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
