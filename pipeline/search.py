@@ -4,6 +4,7 @@ Every report of a trial is kept in the search's folder. The same command later h
 again before it trains on, so that scheduler and searcher know what they knew, and what has ended is not repeated.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
-from pipeline.ray_cluster import first_line, start_cluster
+from pipeline.ray_cluster import driver_tags, first_line, start_cluster
 
 # isort: split
 import optuna
@@ -93,7 +94,8 @@ def run_search(config: Config) -> list[TrialRecord]:
     url = search_url(config)
     _require_same_search(config, url)
     identity = identity_of(config, url, search_name(config))
-    tags = {name: identity.tags[name] for name in ("git_commit", "mlflow.source.git.commit")}
+    identity = dataclasses.replace(identity, tags=identity.tags | driver_tags())
+    tags = {name: identity.tags[name] for name in ("git_commit", "mlflow.source.git.commit", *driver_tags())}
     tags |= {"mlflow.parentRunId": open_run(identity), "search": search_name(config), "stopped_early": "false"}
     plan = Plan(config, space, url, identity.tracking_uri, tags)
     start_cluster(cluster.num_workers * cluster.cpus_per_worker)
