@@ -55,10 +55,14 @@ def server_environment(secret: str) -> dict[str, str]:
 
 
 def server_command(address: str, bucket: str) -> list[str]:
-    """`mlflow server` for the cluster's nodes and for people behind Session Manager."""
+    """`mlflow server` for the cluster's nodes and for people behind Session Manager.
+
+    A worker that doesn't answer for 5 s, uvicorn's default, is killed: on a busy machine before it has imported MLflow.
+    """
     return [
         str(ENVIRONMENT / "bin" / "mlflow"), "server", "--app-name", "basic-auth", "--host", "0.0.0.0",
-        "--port", str(PORT), "--workers", "2", "--artifacts-destination", f"s3://{bucket}/artifacts",
+        "--port", str(PORT), "--workers", "2", "--uvicorn-opts", "--timeout-worker-healthcheck 60",
+        "--artifacts-destination", f"s3://{bucket}/artifacts",
         "--allowed-hosts", f"{address}:{PORT},{address},localhost:{PORT},localhost,127.0.0.1:{PORT},127.0.0.1",
     ]  # fmt: skip
 

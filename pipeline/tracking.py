@@ -34,6 +34,8 @@ SMALL_SUFFIX = "+compressed.webp"
 """Of the second file of an image, which the UI shows; a server that died may have only the first."""
 METRICS_AT_ONCE = 1000
 """Values that MLflow takes in one request."""
+IMPORTING = threading.Lock()
+"""Two threads that import parts of MLflow at once may meet half-made modules."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 
 Entry = dict[str, Any]
@@ -169,7 +171,8 @@ class _Session:
     """A connection to the run: found by its key or made, with its params, tags, config.json and data set."""
 
     def __init__(self, identity: RunIdentity) -> None:
-        import mlflow.entities  # seconds of import, only where something is tracked
+        with IMPORTING:
+            import mlflow.entities  # seconds of import, only where something is tracked
 
         self._entities = mlflow.entities
         self._client = mlflow.MlflowClient(tracking_uri=identity.tracking_uri)
@@ -257,14 +260,23 @@ class _Session:
 
 
 class SystemMetrics:
-    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs."""
+    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs.
+
+    A thread makes them, as importing MLflow takes a second or more; until then there is nothing to read.
+    """
 
     def __init__(self) -> None:
-        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+        self._monitors: list[Any] = []
+        threading.Thread(target=self._make, name="system-metrics", daemon=True).start()
 
-        self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
+    def _make(self) -> None:
+        with IMPORTING:
+            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+
+        monitors: list[Any] = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
         with contextlib.suppress(Exception):  # MLflow's monitor raises what it likes where there is no NVIDIA GPU
-            self._monitors.append(gpu_monitor.GPUMonitor())
+            monitors.append(gpu_monitor.GPUMonitor())
+        self._monitors = monitors
 
     def read(self) -> dict[str, float]:
         """The values since the last reading, e.g. {"system/cpu_utilization_percentage": 93.0}."""

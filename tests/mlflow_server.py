@@ -26,7 +26,7 @@ class Server:
         command, environment = [sys.executable, "-m", "mlflow", *self.words], os.environ | self.environment
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        wait_until(lambda: listening(self.port), 90, "mlflow server")
+        wait_until(lambda: listening(self.port), 180, "mlflow server")
 
     def kill(self) -> None:
         """SIGKILL to all its processes."""
