@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 import urllib.parse
+from pathlib import Path
 
 from nodes.metadata import metadata
 from nodes.places import ENVIRONMENT, HOME, SECRETS
@@ -19,7 +20,7 @@ def database_url(host: str, secret: str) -> str:
     if not host:
         return f"sqlite:///{HOME}/mlflow.db"
     account = {key: urllib.parse.quote(value, safe="") for key, value in json.loads(secret).items() if key != "port"}
-    return f"postgresql://{account['username']}:{account['password']}@{host}:5432/mlflow?sslmode=require"
+    return f"postgresql+psycopg2://{account['username']}:{account['password']}@{host}:5432/mlflow?sslmode=require"
 
 
 def database_secret() -> str:
@@ -28,16 +29,24 @@ def database_secret() -> str:
     return read_secret(name) if name else ""
 
 
+def auth_settings(folder: Path, password: str) -> str:
+    """MLflow's basic_auth.ini: one administrator, whose users' database lies in the folder.
+
+    A password that was right counts for a minute unchecked: its scrypt would be most of the work of every request.
+    """
+    return (
+        "[mlflow]\ndefault_permission = READ\n"
+        f"database_uri = sqlite:///{folder}/mlflow-users.db\n"
+        f"admin_username = admin\nadmin_password = {password}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n"
+    )
+
+
 def server_environment(secret: str) -> dict[str, str]:
     """Variables and files by which the server knows its database and its administrator."""
     (SECRETS / "mlflow-users.db").unlink(missing_ok=True)  # made anew, so that the password is always the present one
-    write_secret(
-        SECRETS / "mlflow-auth.ini",
-        "[mlflow]\ndefault_permission = READ\n"
-        f"database_uri = sqlite:///{SECRETS}/mlflow-users.db\n"
-        f"admin_username = admin\nadmin_password = {read_secret(os.environ['PIXELCNN_MLFLOW_SECRET'])}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
-    )
+    write_secret(SECRETS / "mlflow-auth.ini", auth_settings(SECRETS, read_secret(os.environ["PIXELCNN_MLFLOW_SECRET"])))
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(SECRETS / "mlflow-auth.ini"),
         "MLFLOW_BACKEND_STORE_URI": database_url(os.environ["PIXELCNN_DATABASE_HOST"], secret),
@@ -47,10 +56,14 @@ def server_environment(secret: str) -> dict[str, str]:
 
 
 def server_command(address: str, bucket: str) -> list[str]:
-    """`mlflow server` for the cluster's nodes and for people behind Session Manager."""
+    """`mlflow server` for the cluster's nodes and for people behind Session Manager.
+
+    A worker that doesn't answer for 5 s, uvicorn's default, is killed: on a busy machine before it has imported MLflow.
+    """
     return [
         str(ENVIRONMENT / "bin" / "mlflow"), "server", "--app-name", "basic-auth", "--host", "0.0.0.0",
-        "--port", str(PORT), "--workers", "2", "--artifacts-destination", f"s3://{bucket}/artifacts",
+        "--port", str(PORT), "--workers", "2", "--uvicorn-opts", "--timeout-worker-healthcheck 60",
+        "--artifacts-destination", f"s3://{bucket}/artifacts",
         "--allowed-hosts", f"{address}:{PORT},{address},localhost:{PORT},localhost,127.0.0.1:{PORT},127.0.0.1",
     ]  # fmt: skip
 

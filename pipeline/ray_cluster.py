@@ -1,8 +1,10 @@
 """The Ray cluster that this process works on: the one that it is told of, or one of its own."""
 
+import json
 import logging
 import os
 import secrets
+import socket
 import sys
 
 AUTH_VARIABLES = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
@@ -14,6 +16,7 @@ if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from pipeline.errors import UserError
 
@@ -46,6 +49,23 @@ def start_cluster(cpus: int) -> None:
             f"warning: cluster.num_workers wants {cpus} CPUs, the cluster has {there:g}; waiting for more nodes",
             flush=True,
         )
+
+
+def driver_tags() -> dict[str, str]:
+    """MLflow tags of where the process that launches a run is, each time that it starts.
+
+    `cluster`: its name where its nodes know one (ours on AWS, KubeRay's), else its address; "local" for one of this
+    process's own. `ray_job_id`: what `ray job submit` called the job, "none" where it was not submitted.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return {"cluster": "local", "ray_job_id": "none"}
+    named = os.environ.get("PIXELCNN_CLUSTER") or os.environ.get("RAY_CLUSTER_NAME")
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    return {
+        "cluster": named or (f"auto on {socket.gethostname()}" if address == "auto" else address),
+        "ray_job_id": job.get("metadata", {}).get("job_submission_id", "none"),
+    }
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from pipeline.storage import MissingObjectError, absolute_url, is_s3, join, read
 
 LONGEST_PARAM = 6000
 """Characters that MLflow takes of a param's value."""
+NO_PARAM = "run.name"
+"""MLflow has it as the run's name; as a param it would stand among what differs between compared runs."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) 
         key=key,
         name=config.run.name,
         run_url=run_url,
-        params={name: str(value)[:LONGEST_PARAM] for name, value in flatten(config).items()},
+        params={name: str(value)[:LONGEST_PARAM] for name, value in flatten(config).items() if name != NO_PARAM},
         tags={
             "preset": config.preset,
             "data_version": manifest.version,
@@ -57,6 +59,7 @@ def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) 
             "mlflow.source.name": "pixelcnn-ray",
             "mlflow.source.git.commit": git_commit,
             "git_commit": git_commit,
+            "stopped_early": "false",
         },
         config_json=json.dumps(config.model_dump(), indent=1),
         dataset={

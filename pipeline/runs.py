@@ -19,6 +19,7 @@ from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
+from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
 from pipeline.run_identity import RunIdentity, identify
 from pipeline.storage import be_patient, exists, join, read, write
@@ -44,7 +45,7 @@ def run_training(
     """
     prepare_digits(config)
     identity = identity_of(config)
-    identity = dataclasses.replace(identity, tags=identity.tags | dict(tags or {}))
+    identity = dataclasses.replace(identity, tags=identity.tags | driver_tags() | dict(tags or {}))
     _newest_step(config)
     try:
         reached = run_on_workers(

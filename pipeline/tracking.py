@@ -28,6 +28,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 KEY_TAG = "pixelcnn.run"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""By which MLflow's UI opens the experiment on its runs, and not on traces of language models."""
+SMALL_SUFFIX = "+compressed.webp"
+"""Of the second file of an image, which the UI shows; a server that died may have only the first."""
+METRICS_AT_ONCE = 1000
+"""Values that MLflow takes in one request."""
+IMPORTING = threading.Lock()
+"""Two threads that import parts of MLflow at once may meet half-made modules."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 
 Entry = dict[str, Any]
@@ -64,7 +72,8 @@ class Tracker:
         self._add({"kind": "tags", "values": values})
 
     def running(self) -> None:
-        """Say that the run goes on, after an earlier end."""
+        """Say that the run goes on, after an earlier end, with the tags of this start."""
+        self.tags(self._identity.tags)
         self._add({"kind": "status", "status": "RUNNING", "time": _now()})
 
     def undelivered(self) -> list[Entry]:
@@ -103,20 +112,21 @@ class Tracker:
             self._changed.notify_all()
 
     def _deliver(self) -> None:
-        """Take entries from the front, each only after the server has it; the run itself is opened first."""
+        """Take entries from the front, only after the server has them; the run itself is opened first."""
         pause, session = FIRST_PAUSE, None
         while not self._stopped:
             with self._changed:
                 if not self._waiting and session:
                     self._changed.wait(0.5)
                     continue
-                entry = self._waiting[0] if self._waiting else None
+                entries = _together(self._waiting)
             try:
                 session = session or _Session(self._identity)
-                if entry:
-                    session.deliver(entry)
+                if entries:
+                    session.deliver(entries)
                     with self._changed:
-                        self._waiting.popleft()
+                        for _ in entries:
+                            self._waiting.popleft()
                         self._changed.notify_all()
                 self._say_back()
                 pause = FIRST_PAUSE
@@ -128,12 +138,8 @@ class Tracker:
 
     def _say_away(self, error: Exception) -> None:
         if not self._server_away:
-            reason = " ".join(str(error).split())[:300]
-            print(
-                f"warning: MLflow at {self._identity.tracking_uri} can't be reached ({reason}); training goes on and "
-                "delivers later",
-                flush=True,
-            )
+            told = _why_away(self._identity.tracking_uri, error)
+            print(f"warning: {told}; training goes on and delivers later", flush=True)
         self._server_away = True
 
     def _say_back(self) -> None:
@@ -149,15 +155,15 @@ def require_server(tracking_uri: str) -> None:
     try:
         mlflow.MlflowClient(tracking_uri=tracking_uri).search_experiments(max_results=1)
     except Exception as error:  # whatever the client or the server raises
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"MLflow at {tracking_uri} can't be reached ({reason})") from error
+        raise UserError(_why_away(tracking_uri, error)) from error
 
 
 def open_run(identity: RunIdentity) -> str:
     """The id of the run in MLflow, found or made, and running again; UserError where the server does not answer."""
     require_server(identity.tracking_uri)
     session = _Session(identity)
-    session.deliver({"kind": "status", "status": "RUNNING"})
+    session.deliver([{"kind": "tags", "values": identity.tags}])
+    session.deliver([{"kind": "status", "status": "RUNNING"}])
     return str(session.run_id)
 
 
@@ -165,7 +171,8 @@ class _Session:
     """A connection to the run: found by its key or made, with its params, tags, config.json and data set."""
 
     def __init__(self, identity: RunIdentity) -> None:
-        import mlflow.entities  # seconds of import, only where something is tracked
+        with IMPORTING:
+            import mlflow.entities  # seconds of import, only where something is tracked
 
         self._entities = mlflow.entities
         self._client = mlflow.MlflowClient(tracking_uri=identity.tracking_uri)
@@ -175,7 +182,7 @@ class _Session:
         tags = identity.tags | {KEY_TAG: identity.key}
         run = found[0] if found else self._client.create_run(experiment_id, tags=tags, run_name=identity.name)
         self.run_id = run.info.run_id
-        self._describe(identity, tags, run.data.params, run.inputs.dataset_inputs if run.inputs else [])
+        self._describe(identity, run.data.params, run.inputs.dataset_inputs if run.inputs else [])
 
     def _experiment(self, identity: RunIdentity) -> str:
         experiment = self._client.get_experiment_by_name(identity.experiment)
@@ -184,45 +191,45 @@ class _Session:
         location = None
         if identity.tracking_uri.startswith("sqlite:///"):
             location = join(os.path.dirname(identity.tracking_uri.removeprefix("sqlite:///")), "mlartifacts")
-        return str(self._client.create_experiment(identity.experiment, artifact_location=location))
+        return str(self._client.create_experiment(identity.experiment, location, EXPERIMENT_TAGS))
 
-    def _describe(self, identity: RunIdentity, tags: dict[str, str], there: dict[str, str], inputs: list[Any]) -> None:
+    def _describe(self, identity: RunIdentity, there: dict[str, str], inputs: list[Any]) -> None:
         params = [self._entities.Param(name, value) for name, value in identity.params.items() if name not in there]
         for start in range(0, len(params), 100):
             self._client.log_batch(self.run_id, params=params[start : start + 100])
-        self._client.log_batch(self.run_id, tags=[self._entities.RunTag(name, value) for name, value in tags.items()])
         self._client.log_text(self.run_id, identity.config_json, "config.json")
         if not inputs:
             dataset = self._entities.Dataset(**identity.dataset)
             context = [self._entities.InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(self.run_id, [self._entities.DatasetInput(dataset, context)])
 
-    def deliver(self, entry: Entry) -> None:
-        """Hand one entry to the server."""
+    def deliver(self, entries: list[Entry]) -> None:
+        """Hand entries to the server: one, or metrics that go together."""
+        entry = entries[0]
         if entry["kind"] == "metrics":
-            self._metrics(entry)
+            self._metrics(entries)
         elif entry["kind"] == "image":
             self._image(entry)
         elif entry["kind"] == "tags":
             tags = [self._entities.RunTag(name, value[:5000]) for name, value in entry["values"].items()]
             self._client.log_batch(self.run_id, tags=tags)
         elif entry["kind"] == "file":
-            folder, _, name = entry["path"].rpartition("/")
-            with tempfile.TemporaryDirectory() as temporary:
-                Path(temporary, name).write_bytes(base64.b64decode(entry["content"]))
-                self._client.log_artifact(self.run_id, os.path.join(temporary, name), folder or None)
+            self._file(entry["path"], base64.b64decode(entry["content"]))
         elif entry["status"] == "RUNNING":
             self._client.update_run(self.run_id, status="RUNNING")
         else:
             self._client.set_terminated(self.run_id, status=entry["status"], end_time=entry["time"])
 
-    def _metrics(self, entry: Entry) -> None:
-        step = entry["step"]
-        fresh = {name: value for name, value in entry["values"].items() if step > self._last_step(name)}
-        metrics = [self._entities.Metric(name, value, entry["time"], step) for name, value in fresh.items()]
-        if metrics:
-            self._client.log_batch(self.run_id, metrics=metrics)
-        self._last_steps |= dict.fromkeys(fresh, step)
+    def _metrics(self, entries: list[Entry]) -> None:
+        fresh, reached = [], dict[str, int]()
+        for entry in entries:
+            for name, value in entry["values"].items():
+                if entry["step"] > reached.get(name, self._last_step(name)):
+                    fresh.append(self._entities.Metric(name, value, entry["time"], entry["step"]))
+                    reached[name] = entry["step"]
+        if fresh:
+            self._client.log_batch(self.run_id, metrics=fresh)
+        self._last_steps |= reached
 
     def _last_step(self, name: str) -> int:
         """The last step that the server has of a metric, -1 for none."""
@@ -233,22 +240,43 @@ class _Session:
 
     def _image(self, entry: Entry) -> None:
         key, step = entry["key"], entry["step"]
-        there = self._client.list_artifacts(self.run_id, "images")
-        if any(artifact.path.startswith(f"images/{key}+step+{step}+") for artifact in there):
-            return
+        listed = [artifact.path for artifact in self._client.list_artifacts(self.run_id, "images")]
+        there = [path for path in listed if path.startswith(f"images/{key}+step+{step}+")]
         picture = Image.open(io.BytesIO(base64.b64decode(entry["png"])))
-        self._client.log_image(self.run_id, picture, key=key, step=step, timestamp=entry["time"])
+        if not there:
+            self._client.log_image(self.run_id, picture, key=key, step=step, timestamp=entry["time"])
+            return
+        if not any(path.endswith(SMALL_SUFFIX) for path in there):
+            small = io.BytesIO()
+            picture.save(small, "WEBP")
+            self._file(there[0].removesuffix(".png") + SMALL_SUFFIX, small.getvalue())
+        self._client.set_tag(self.run_id, "mlflow.loggedImages", "True")
+
+    def _file(self, path: str, content: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            Path(temporary, name).write_bytes(content)
+            self._client.log_artifact(self.run_id, os.path.join(temporary, name), folder or None)
 
 
 class SystemMetrics:
-    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs."""
+    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs.
+
+    A thread makes them, as importing MLflow takes a second or more; until then there is nothing to read.
+    """
 
     def __init__(self) -> None:
-        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+        self._monitors: list[Any] = []
+        threading.Thread(target=self._make, name="system-metrics", daemon=True).start()
 
-        self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
+    def _make(self) -> None:
+        with IMPORTING:
+            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+
+        monitors: list[Any] = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
         with contextlib.suppress(Exception):  # MLflow's monitor raises what it likes where there is no NVIDIA GPU
-            self._monitors.append(gpu_monitor.GPUMonitor())
+            monitors.append(gpu_monitor.GPUMonitor())
+        self._monitors = monitors
 
     def read(self) -> dict[str, float]:
         """The values since the last reading, e.g. {"system/cpu_utilization_percentage": 93.0}."""
@@ -258,6 +286,27 @@ class SystemMetrics:
             values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
         return values
+
+
+def _together(waiting: collections.deque[Entry]) -> list[Entry]:
+    """What goes to the server at once: the metrics in front, as many as it takes, or one entry of another kind."""
+    together: list[Entry] = []
+    count = 0
+    for entry in waiting:
+        count += len(entry.get("values", ()))
+        if together and (entry["kind"] != "metrics" or count > METRICS_AT_ONCE):
+            break
+        together.append(entry)
+        if entry["kind"] != "metrics":
+            break
+    return together
+
+
+def _why_away(tracking_uri: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300]
+    if "error code 401" in reason or "error code 403" in reason:
+        return f"MLflow at {tracking_uri} refuses MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_PASSWORD; correct them"
+    return f"MLflow at {tracking_uri} can't be reached ({reason})"
 
 
 def _kept_url(run_url: str) -> str:

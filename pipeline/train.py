@@ -78,7 +78,7 @@ def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker
     if learner.at(config.run.eval_interval):
         learner.require_finite()
         measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
-        _tell(config, worker, learner.step, measured, tracker)
+        _tell(learner, measured, tracker)
     if learner.at(config.run.sample_interval) and tracker:
         grid = training_grid(config, val_manifest, learner.averaged_model, worker)
         if grid:
@@ -175,11 +175,12 @@ def _log(progress: Progress, stream: TrainingStream, tracker: "RankZeroTracker |
     )
 
 
-def _tell(config: Config, worker: Worker, step: int, measured: Measured, tracker: "RankZeroTracker | None") -> None:
+def _tell(learner: Learner, measured: Measured, tracker: "RankZeroTracker | None") -> None:
     if tracker:
-        tracker.metrics(step, measured.metrics("val"))
+        # Beside the measure, as MLflow draws one metric over another only at steps that both have.
+        tracker.metrics(learner.step, measured.metrics("val") | {"images_seen": float(learner.images_seen)})
         print(
-            f"step {step:,}  {config.data.val_split}: {measured.text}, over {measured.images:,} images",
+            f"step {learner.step:,}  {learner.config.data.val_split}: {measured.text}, over {measured.images:,} images",
             flush=True,
         )
 

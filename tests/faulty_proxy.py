@@ -1,4 +1,4 @@
-"""A proxy in front of a real S3 server that spoils what passes, as networks and object stores do."""
+"""A proxy in front of a real server that spoils or delays what passes, as networks and object stores do."""
 
 import http.client
 import socket
@@ -21,6 +21,8 @@ class FaultyProxy(ThreadingHTTPServer):
     def __init__(self, upstream: str, stall_seconds: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream, self.stall_seconds = upstream.removeprefix("http://"), stall_seconds
+        self.delay_seconds = 0.0
+        """Before every request is passed on."""
         self.faults: list[Fault | None] = []
         self.met: list[Fault] = []
         self.sent = 0
@@ -43,6 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
 
     def _pass_on(self) -> None:
+        time.sleep(self.server.delay_seconds)
         length = int(self.headers.get("Content-Length", 0))
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         upstream.request(self.command, self.path, self.rfile.read(length), dict(self.headers))
@@ -75,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("reset", "stall", "truncate"):
             self.close_connection = True
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do_PATCH = _pass_on
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass

@@ -4,12 +4,13 @@ Every report of a trial is kept in the search's folder. The same command later h
 again before it trains on, so that scheduler and searcher know what they knew, and what has ended is not repeated.
 """
 
+import dataclasses
 import json
 import logging
 import os
 
 # First, as it decides on a token, which Ray reads when it is imported.
-from pipeline.ray_cluster import start_cluster
+from pipeline.ray_cluster import driver_tags, start_cluster
 
 # isort: split
 import optuna
@@ -53,7 +54,8 @@ def run_search(config: Config) -> list[TrialRecord]:
     _require_same_search(config, url)
     start_cluster(cluster.num_workers * cluster.cpus_per_worker)
     identity = identity_of(config, url, search_name(config))
-    tags = {name: value for name, value in identity.tags.items() if name != "run_url"}
+    identity = dataclasses.replace(identity, tags=identity.tags | driver_tags())
+    tags = {name: identity.tags[name] for name in ("git_commit", "mlflow.source.git.commit", *driver_tags())}
     tags |= {"mlflow.parentRunId": open_run(identity), "search": search_name(config), "stopped_early": "false"}
     with places_freed() as taken:
         plan = Plan(config, space, url, identity.tracking_uri, tags, taken)

@@ -1,8 +1,5 @@
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +14,8 @@ from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.run_identity import RunIdentity, identify
 from pipeline.tracking import SystemMetrics, Tracker
-from tests.conftest import free_port, listening, wait_until
+from tests.conftest import wait_until
+from tests.mlflow_server import Server
 
 
 def png() -> bytes:
@@ -94,41 +92,17 @@ def test_folder_removed_means_a_new_run(digits: Config, identity: RunIdentity) -
 
 
 def test_system_metrics_are_read_by_mlflows_monitors() -> None:
-    values = SystemMetrics().read()
+    system, values = SystemMetrics(), dict[str, float]()
+    wait_until(lambda: bool(values.update(system.read()) or values), 60, "MLflow's monitors")
     assert "system/cpu_utilization_percentage" in values
     assert values["system/system_memory_usage_megabytes"] > 0
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator["Server"]:
+def server(tmp_path: Path) -> Iterator[Server]:
     one = Server(tmp_path)
     yield one
     one.kill()
-
-
-class Server:
-    """A real `mlflow server` that can be killed and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.folder, self.process = free_port(), folder, None
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-            "--artifacts-destination", self.folder / "served",
-        ]  # fmt: skip
-        with open(self.folder / "server.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        wait_until(lambda: listening(self.port), 90, "mlflow server")
-
-    def kill(self) -> None:
-        if self.process:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-            self.process = None
-            wait_until(lambda: not listening(self.port), 30, "mlflow server's end")
 
 
 def test_what_a_dead_server_missed_is_delivered_when_it_returns(
