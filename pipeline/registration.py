@@ -144,8 +144,8 @@ def register(config: Config) -> Registered:
         run_id = registry.run_id(identity_of(config))
         if run_id is None:
             raise UserError(
-                f"run.name {config.run.name}: MLflow at {default_tracking_uri()} has no such run; run jobs.train again, "
-                "which delivers what the server missed"
+                f"run.name {config.run.name}: MLflow at {default_tracking_uri()} has no such run; run jobs.train "
+                "again, which delivers what the server missed"
             )
         version = registry.with_weights(run_id, checkpoint.state.files[AVERAGED_NAME])
         champion = registry.at(CHAMPION)

@@ -33,18 +33,18 @@ DEFAULTS: dict[str, Any] = {"task": "sample", "seed": 0, "temperature": 1.0, "fo
 CHOICES = {"task": ("sample", "score"), "format": ("png", "array")}
 PARAM_TYPES = {"seed": DataType.long, "temperature": DataType.double}
 LEVELS = Array(Array(Array(DataType.long)))
+COLUMNS = {
+    "label": DataType.long,
+    "vector": Array(DataType.double),
+    "png": DataType.string,
+    "array": LEVELS,
+    "keep_rows": DataType.long,
+    "seed": DataType.long,
+}
 
 
 def signature() -> ModelSignature:
     """What a request may hold, whatever the model's kind, and what is answered; every column is optional."""
-    columns = {
-        "label": DataType.long,
-        "vector": Array(DataType.double),
-        "png": DataType.string,
-        "array": LEVELS,
-        "keep_rows": DataType.long,
-        "seed": DataType.long,
-    }
     answered = {
         "png": DataType.string,
         "array": LEVELS,
@@ -53,7 +53,7 @@ def signature() -> ModelSignature:
         "bits_per_dim": DataType.double,
     }
     return ModelSignature(
-        inputs=Schema([ColSpec(type_, name, required=False) for name, type_ in columns.items()]),
+        inputs=Schema([ColSpec(type_, name, required=False) for name, type_ in COLUMNS.items()]),
         outputs=Schema(
             [ColSpec(type_, name, required=name not in ("png", "array", "seed")) for name, type_ in answered.items()]
         ),
@@ -97,7 +97,7 @@ class ServedModel:
             if asked[name] not in choices:
                 refuse(f"param {name}: {asked[name]!r} is none of {', '.join(choices)}; send one of them")
         if not len(model_input) or not len(model_input.columns):
-            refuse('no rows with a known column: send a row for each image, {"seed": 0} at least')
+            refuse(f'no row with one of the columns {", ".join(COLUMNS)}: send a row an image, {{"seed": 0}} at least')
         rows = Rows(model_input, self._config, self._model)
         images = rows.images()
         condition = self._condition(rows, images, asked["task"])

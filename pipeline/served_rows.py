@@ -99,8 +99,8 @@ class Rows:
             if got != wanted:
                 refuse(f"{place}: got {got}; send a base64 PNG of {wanted}")
             pixels = np.asarray(picture)
-        except (ValueError, TypeError, OSError, SyntaxError) as error:
-            refuse(f"{place}: not a base64 PNG ({error}); send one of {wanted}")
+        except (ValueError, TypeError, OSError, SyntaxError):
+            refuse(f"{place}: {str(value)[:40]!r} can't be read as a base64 PNG; send one of {wanted}")
         pixels = pixels.reshape(data.image_size, data.image_size, data.channels).transpose(2, 0, 1)
         level_of = np.full(256, -1)
         level_of[stretched(np.arange(data.levels), data.levels)] = np.arange(data.levels)
