@@ -83,16 +83,10 @@ def judge(figures: Figures, champion: Version | None) -> tuple[str, str]:
         other = Figures.model_validate(champion.tags)
     except ValidationError:
         return CHALLENGER, f"{who} has no figures to compare with; move the alias by hand"
-    compared = {
-        "data_version": "data version",
-        "split": "split",
-        "split_digest": "digest of the split",
-        "given": "condition",
-    }
-    for key, words in compared.items():
+    for key in ("data_version", "split", "split_digest", "given"):
         mine, theirs = getattr(figures, key), getattr(other, key)
         if mine != theirs:
-            return CHALLENGER, f"{who} was measured with the {words} {theirs}, this one with {mine}: not comparable"
+            return CHALLENGER, f"{who} was measured with {key} {theirs}, this one with {mine}: not comparable"
     better = figures.bits_per_dim < other.bits_per_dim
     return (
         CHAMPION if better else CHALLENGER,

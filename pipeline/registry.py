@@ -1,6 +1,7 @@
 """The door to MLflow's model registry: runs found by name, models packed, logged and registered, aliases moved."""
 
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -144,6 +145,8 @@ class Registry:
                 with contextlib.suppress(mlflow.MlflowException):
                     client.delete_logged_model(logged.model_id)
                 raise
+            shown = json.dumps([{"name": self.name, "version": made.version}])
+            client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": shown})  # the UI's link to it
             return _version(made)
 
     def describe(self, version: Version, tags: Mapping[str, str], description: str) -> None:

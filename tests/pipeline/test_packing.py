@@ -42,7 +42,7 @@ def test_other_code_gets_another_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.folder.name != second.folder.name
     for packed, value in ((first, 1), (second, 2)):
         monkeypatch.syspath_prepend(packed.folder.parent)
-        assert importlib.import_module(packed.module).VALUE == value
+        assert value == importlib.import_module(packed.module).VALUE
     (tmp_path / "ours" / "top.py").write_text("import ours.below\n")
     with pytest.raises(AssertionError, match="can't be packed"):
         pack("ours.top", tmp_path / "third")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from pipeline.stream import evaluation_batches
 from tests.conftest import LocalWorker, tiny_config
 from tests.pipeline.test_drawing import asking
 from tests.pipeline.test_model_kinds import GATED, of_kind
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def served_and_trained(config: Config, folder: Path) -> tuple[ServedModel, TrainableModel]:
@@ -66,15 +67,6 @@ def as_png(image: np.ndarray, levels: int) -> str:
 
 def from_png(text: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads wait for each other at each of thousands of small products where other work runs beside them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
