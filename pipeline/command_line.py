@@ -29,7 +29,13 @@ class Command(Config):
     """Print the resolved configuration, parameters, FLOPs and cost, and do nothing."""
 
 
-def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Sequence[str] | None = None) -> int:
+def run_job(
+    name: str,
+    purpose: str,
+    job: Callable[[Config], None],
+    words: Sequence[str] | None = None,
+    config_of_run: Callable[[str], Config] | None = None,
+) -> int:
     """Parse, do the job, and give the exit status.
 
     It is 0, 1 for an error told in one line, 2 for words not understood, 143 for a job that SIGTERM stopped.
@@ -39,10 +45,11 @@ def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Seque
         purpose: one line for --help.
         job: what is done with the configuration.
         words: the command line; sys.argv where None.
+        config_of_run: the configuration of a run in MLflow, for a job that takes RUN where others take a preset.
     """
     arguments = list(sys.argv[1:] if words is None else words)
     try:
-        command = parse(name, purpose, arguments)
+        command = parse(name, purpose, arguments, config_of_run)
         config = with_absolute_urls(Config(**{key: value for key, value in command if key != "dry_run"}))
         if command.dry_run:
             print(describe(config))
@@ -62,8 +69,10 @@ def run_job(name: str, purpose: str, job: Callable[[Config], None], words: Seque
     return 0
 
 
-def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
-    """The configuration of a preset with overrides: `digits --model.num-layers 4`.
+def parse(
+    name: str, purpose: str, words: Sequence[str], config_of_run: Callable[[str], Config] | None = None
+) -> Command:
+    """The configuration of a preset, a file or a run with overrides: `digits --model.num-layers 4`.
 
     Raises:
         UserError: unknown preset or key, or a value that its field can't take.
@@ -71,10 +80,12 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
     """
     presets = ", ".join(PRESETS)
     if not words or words[0] in ("-h", "--help"):
-        print(_overview(name, purpose))
+        print(_overview(name, purpose, takes_runs=config_of_run is not None))
         raise SystemExit(0 if words else 2)
     if words[0] == "--config":
         return _override(name, purpose, _config_of_file(words[1] if len(words) > 1 else ""), words[2:])
+    if words[0] not in PRESETS and config_of_run and not words[0].startswith("-"):
+        return _override(name, purpose, config_of_run(words[0]), words[1:])
     if words[0] not in PRESETS:
         near = difflib.get_close_matches(words[0], PRESETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -84,12 +95,21 @@ def parse(name: str, purpose: str, words: Sequence[str]) -> Command:
 
 def _config_of_file(path: str) -> Config:
     """The configuration in a JSON file, as `search` writes its best and MLflow keeps each run's."""
+    place = f"--config {path!r}"
     try:
-        config = Config.model_validate(json.loads(read(absolute_url(path))))
-    except (MissingObjectError, ValueError, OSError) as error:
-        raise UserError(f"--config {path!r}: no configuration ({error}); name a JSON file of one") from error
+        return config_of_json(read(absolute_url(path)), place)
+    except (MissingObjectError, OSError) as error:
+        raise UserError(f"{place}: no configuration ({error}); name a JSON file of one") from error
+
+
+def config_of_json(content: str | bytes, place: str) -> Config:
+    """The configuration that was written as JSON; errors name the place."""
+    try:
+        config = Config.model_validate(json.loads(content))
+    except ValueError as error:
+        raise UserError(f"{place}: no configuration ({error}); name a JSON file of one") from error
     if config.preset not in PRESETS:
-        raise UserError(f"--config {path!r}: preset {config.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+        raise UserError(f"{place}: preset {config.preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     return config
 
 
@@ -130,10 +150,11 @@ def with_absolute_urls(config: Config) -> Config:
     return config.model_copy(update={"model": model, "data": data, "run": run, "sample": sample})
 
 
-def _overview(name: str, purpose: str) -> str:
+def _overview(name: str, purpose: str, takes_runs: bool) -> str:
     lines = [
         f"usage: python -m {name} PRESET [--section.key VALUE ...] [--dry-run]",
         f"       python -m {name} --config FILE.json [--section.key VALUE ...] [--dry-run]",
+        *([f"       python -m {name} RUN (an id or a name in MLflow) [--section.key VALUE ...]"] if takes_runs else []),
         "",
         purpose,
         "",

@@ -1,10 +1,10 @@
 """The one configuration tree: read from the command line, sent to workers as JSON, kept in checkpoints and MLflow."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from tyro.conf import AvoidSubcommands, Suppress
+from tyro.conf import AvoidSubcommands, Suppress, arg
 
 from models.trainable import TrainableModel
 from pipeline.errors import UserError
@@ -210,6 +210,9 @@ class Tracking(Section):
     """MLflow experiment of the run."""
     patience_seconds: float = Field(default=30.0, ge=0.0)
     """How long the end of a run waits for a server that is down, in seconds; the rest is kept for the next start."""
+    register_as: Annotated[str, arg(aliases=["--register"])] = Field(default="", pattern=r"^[\w. -]*$")
+    """Registered model of MLflow that the run becomes a version of when `train` has ended; nothing: of none. `register`
+    takes data.name where it is empty."""
 
 
 class Config(Section):

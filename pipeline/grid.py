@@ -13,7 +13,7 @@ SMALLEST_SIDE = 40
 
 def grid_png(images: UInt8[Tensor, "b c h w"], levels: int, columns: int) -> bytes:
     """A PNG of the images in rows of `columns`, levels stretched to 0..255, with a thin grey line between them."""
-    pixels = _stretched(images.cpu().permute(0, 2, 3, 1).numpy(), levels)
+    pixels = stretched(images.cpu().permute(0, 2, 3, 1).numpy(), levels)
     factor = max(1, -(-SMALLEST_SIDE // pixels.shape[1]))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = pixels.shape[1] + 2, pixels.shape[2] + 2
@@ -27,10 +27,11 @@ def grid_png(images: UInt8[Tensor, "b c h w"], levels: int, columns: int) -> byt
 
 def image_png(image: UInt8[np.ndarray, "c h w"], levels: int) -> bytes:
     """A PNG of one image at its own size, levels stretched to 0..255."""
-    return _png(_stretched(image.transpose(1, 2, 0), levels))
+    return _png(stretched(image.transpose(1, 2, 0), levels))
 
 
-def _stretched(pixels: np.ndarray, levels: int) -> np.ndarray:
+def stretched(pixels: np.ndarray, levels: int) -> np.ndarray:
+    """Levels 0 .. levels-1 as the nearest bytes of 0..255."""
     return np.round(pixels * (255.0 / (levels - 1))).astype(np.uint8)
 
 

@@ -171,6 +171,15 @@ def shapes_unchecked() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: two wait for each other at each small product where other work runs beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 700 kB of its own, which `mount -o remount,size=...` makes larger."""
     if os.geteuid() != 0 or not shutil.which("mount"):

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.run_identity import identify
-from pipeline.search_space import grid, parse_space, search_url, trial_config
+from pipeline.search.space import grid, parse_space, search_url, trial_config, trial_name
 from pipeline.tracking import open_run
 from pipeline.train import train
 from tests.conftest import LocalWorker
@@ -48,7 +48,7 @@ def search(config: Config) -> list[str]:
     manifest = load_manifest(config, "train")
     parent = open_run(identify(config, manifest, search_url(config), "abc123"))
     for values in grid(parse_space(config)):
-        trial = trial_config(config, values)
+        trial = trial_config(config, values, trial_name(values))
         identity = identify(trial, manifest, run_url_of(trial), "abc123")
         tags = identity.tags | {"mlflow.parentRunId": parent}
         train(trial, LocalWorker(run_url_of(trial)), dataclasses.replace(identity, tags=tags))
