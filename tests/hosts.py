@@ -50,6 +50,12 @@ def why_not() -> str | None:
     return None
 
 
+def free_number() -> int:
+    """A number for Hosts that none has that runs, or that was killed and left its network behind."""
+    listed = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return next(number for number in range(256) if f"pix{number}br" not in listed)
+
+
 class Hosts:
     """A bridge, hosts on it, and what they share: object storage, MLflow, a small disk."""
 
@@ -66,6 +72,7 @@ class Hosts:
             "GLOO_SOCKET_IFNAME": INTERFACE, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{self.services}:{S3_PORT}",
             "MLFLOW_TRACKING_URI": self.mlflow_uri, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1",
+            "IMAGES_FOLDER": str(folder / "images"),
         }  # fmt: skip
         for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
             environment.pop(variable, None)

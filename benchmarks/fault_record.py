@@ -1,0 +1,102 @@
+"""What each fault did, a line of JSON each, so that a measurement that is cut off goes on; and the table of it."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter
+
+from benchmarks.fault_kinds import KINDS, Fault
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one fault at one step did; of one that broke the measurement only `failure` says something."""
+
+    fault: str
+    seed: int
+    step: int = 0
+    """After which it was done."""
+    status: int = 0
+    """The driver's exit status where a person has to give the command again."""
+    restarted: bool = False
+    steps_lost: int = 0
+    seconds_to_next_step: float = 0.0
+    seconds_lost: float = 0.0
+    weights_difference: float = 0.0
+    loss_difference: float = 0.0
+    missing_images: int = 0
+    double_images: int = 0
+    missing_metrics: int = 0
+    double_metrics: int = 0
+    message: str = ""
+    """The driver's last line where a person has to give the command again."""
+    failure: str = ""
+    seconds_a_step: float = 0.0
+    """Of the run that was left alone."""
+    load: float = 0.0
+    """What else this machine did when the run began: its mean number of running processes in the minute before."""
+    machine: str = ""
+    done: str = ""
+    """When, UTC."""
+
+
+OUTCOME = TypeAdapter(Outcome)
+
+
+def machine() -> str:
+    """Processor cores and the versions that count."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "mlflow"))
+    return f"{psutil.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {packages}"
+
+
+def add(record: Path, outcome: Outcome) -> None:
+    """Append an outcome, with the machine and the time."""
+    done = datetime.now(UTC).isoformat(timespec="seconds")
+    with record.open("a") as file:
+        file.write(OUTCOME.dump_json(dataclasses.replace(outcome, machine=machine(), done=done)).decode() + "\n")
+
+
+def outcomes_in(record: Path) -> list[Outcome]:
+    """What has been measured before; nothing where there is no record yet."""
+    return [OUTCOME.validate_json(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The matrix as Markdown, a row a fault with the range of its seeds, and what failed below it."""
+    rows = [
+        "| fault | workers | runs | at steps | goes on | steps lost | back after, s | lost, s | weights | loss |"
+        " images missing, double | metric steps missing, double |",
+        "| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for fault in KINDS:
+        of = [outcome for outcome in outcomes if outcome.fault == fault.name]
+        if of:
+            rows.append(f"| {' | '.join(_cells(fault, [one for one in of if not one.failure], len(of)))} |")
+    failed = [f"{one.fault}, seed {one.seed}: {one.failure.splitlines()[0]}" for one in outcomes if one.failure]
+    return "\n".join(rows + (["", "Failed:", "", *(f"- {line}" for line in failed)] if failed else []))
+
+
+def _cells(fault: Fault, of: list[Outcome], tried: int) -> list[str]:
+    runs = str(tried) if len(of) == tried else f"{len(of)} of {tried}"
+    workers = "1 to 3" if fault.min_workers else "3"
+    if not of:
+        return [fault.name, workers, runs, *[""] * 9]
+    ways = sorted({fault.goes_on if one.restarted else "without a restart" for one in of})
+    return [
+        fault.name, workers, runs, ", ".join(str(one.step) for one in of), " or ".join(ways),
+        _range([one.steps_lost for one in of], 0), _range([one.seconds_to_next_step for one in of], 1),
+        _range([one.seconds_lost for one in of], 1), f"{max(one.weights_difference for one in of):.1g}",
+        f"{max(one.loss_difference for one in of):.1g}",
+        f"{sum(one.missing_images for one in of)}, {sum(one.double_images for one in of)}",
+        f"{sum(one.missing_metrics for one in of)}, {sum(one.double_metrics for one in of)}",
+    ]  # fmt: skip
+
+
+def _range(values: list[float], decimals: int) -> str:
+    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
