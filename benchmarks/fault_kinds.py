@@ -78,11 +78,16 @@ def cut_for_good(hosts: Hosts, job: Job, rng: random.Random) -> None:
 NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
 
 
-def late_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
-    """What a host sends takes 200 ms and loses 5%, for 15 s."""
+def late_frames(hosts: Hosts, rng: random.Random) -> tuple[int, int]:
+    """What a host sends takes 200 ms and loses 5%, for 15 s; gives how many frames came late, and were lost."""
     with slow_link(other_than_head(hosts, rng), 200, 0.05) as told:
         time.sleep(15)
-    late, lost = counts_of(told)
+    return counts_of(told)
+
+
+def late_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
+    """A host's link is late and loses frames, which the run's own must be."""
+    late, lost = late_frames(hosts, rng)
     assert late > 20, f"only {late} frames came late: the run did not feel it"
     assert lost, "no frame was lost: the run did not feel it"
 

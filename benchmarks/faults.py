@@ -18,67 +18,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from safetensors.torch import load_file
-from torch import Tensor
-
-from benchmarks.counted_training import images_by_step, missing_and_double, require_whole_epochs
 from benchmarks.fault_kinds import KINDS, Fault, mend
 from benchmarks.fault_record import Outcome, add, outcomes_in, table
+from benchmarks.fault_runs import against, require_whole_run, words_for
 from benchmarks.soak import run_soak
-from pipeline.manifest import Manifest
 from tests.host import ROOT, Job, end
 from tests.hosts import Hosts, cluster_of_hosts, free_number, why_not
 
-STEPS, CHECKPOINT_INTERVAL, BATCH = 160, 20, 64
-RECORD = ROOT / "benchmarks" / "faults.jsonl"
-
-
-def words_for(name: str, min_workers: int, run_url: str, steps: int, log_interval: int, interval: int) -> list[str]:
-    """The command of a run whose images are counted: three workers, a batch that three don't divide."""
-    values = {
-        "model.num-layers": 4, "model.num-filters": 24, "model.kernel-size": 5, "model.head-filters": 32,
-        "model.dropout": 0.1, "data.url": "s3://bucket/data", "run.url": run_url, "run.name": name,
-        "train.steps": steps, "train.batch-size": BATCH, "train.warmup-steps": 20, "run.log-interval": log_interval,
-        "run.eval-interval": steps, "run.sample-interval": 10 * steps, "run.checkpoint-interval": interval,
-        "cluster.num-workers": 3, "cluster.min-workers": min_workers, "cluster.hang-seconds": 15,
-        "tracking.patience-seconds": 180,
-    }  # fmt: skip
-    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
-    return ["benchmarks.counted_training", "digits", *words]
-
-
-def weights_of(hosts: Hosts, url: str, name: str, steps: int) -> dict[str, Tensor]:
-    """Final weights of a run."""
-    root = hosts.folder / "s3" / url.removeprefix("s3://") if url.startswith("s3://") else Path(url)
-    return load_file(root / name / f"step-{steps:09d}" / "weights.safetensors")
-
-
-def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Largest difference of any weight; 0.0 only if all bits are equal."""
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
-def losses_of(hosts: Hosts, name: str) -> list[tuple[int, float]]:
-    """Steps and training losses that MLflow has of a run."""
-    client = mlflow.MlflowClient(hosts.mlflow_uri)
-    experiment = client.get_experiment_by_name("pixelcnn-ray")
-    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
-    history = client.get_metric_history(run.info.run_id, "train/bits_per_dim")
-    return [(metric.step, metric.value) for metric in history]
-
-
-def images_of(hosts: Hosts, name: str) -> dict[int, list[str]]:
-    """Keys of the images of each step that a run's final weights were made by."""
-    return images_by_step(hosts.folder / "images" / name)
-
-
-def require_whole_run(hosts: Hosts, steps: int) -> None:
-    """Assert that the run that was left alone had every image once an epoch, so that others can be held against it."""
-    manifest = (hosts.folder / "s3" / "bucket" / "data" / "train" / "manifest.json").read_text()
-    found = images_of(hosts, "undisturbed")
-    assert len(found) == steps
-    require_whole_epochs(found, Manifest.model_validate_json(manifest).num_images)
+STEPS, CHECKPOINT_INTERVAL = 160, 20
+RECORD, SOAK_RECORD = ROOT / "benchmarks" / "faults.jsonl", ROOT / "benchmarks" / "soak.jsonl"
 
 
 def undisturbed(hosts: Hosts, steps: int, log_interval: int, interval: int) -> tuple[Job, float]:
@@ -112,18 +60,10 @@ def trial(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome:
         for job in jobs:
             if job.process.poll() is None:
                 end(job.process)
-    weights = weights_of(hosts, run_url, name, STEPS)
-    same = weights_of(hosts, "s3://bucket/runs", "undisturbed", STEPS)
-    losses, expected = losses_of(hosts, name), dict(losses_of(hosts, "undisturbed"))
-    steps = [number for number, _ in losses]
-    missing, double = missing_and_double(images_of(hosts, name), images_of(hosts, "undisturbed"))
     return Outcome(
         fault=fault.name, seed=seed, step=step, load=round(load, 2),
         **cost([line for job in jobs for line in job.lines], struck, resumed),
-        weights_difference=difference(weights, same),
-        loss_difference=max(abs(value - expected[number]) for number, value in losses),
-        missing_images=missing, double_images=double,
-        missing_metrics=len(set(expected) - set(steps)), double_metrics=len(steps) - len(set(steps)),
+        **dataclasses.asdict(against(hosts, run_url, name, "undisturbed", STEPS)),
         status=jobs[0].process.returncode if len(jobs) > 1 else 0,
         message=jobs[0].lines[-1][1] if len(jobs) > 1 else "",
     )  # fmt: skip
@@ -177,18 +117,6 @@ def cost(lines: list[tuple[float, str]], struck: float, resumed: float) -> dict[
     }  # fmt: skip
 
 
-def soaked_words(name: str, min_workers: int, steps: int) -> list[str]:
-    """The command of the soak's run: a line every 10 steps, a checkpoint every 50."""
-    return words_for(name, min_workers, "s3://bucket/runs", steps, 10, 50)
-
-
-def loss_difference(hosts: Hosts, name: str, other: str) -> float:
-    """Largest difference of the training losses that MLflow has of two runs at the same steps, which must be all."""
-    losses, expected = losses_of(hosts, name), dict(losses_of(hosts, other))
-    assert [step for step, _ in losses] == sorted(expected), "metric steps are missing or double"
-    return max(abs(value - expected[step]) for step, value in losses)
-
-
 def matrix(seeds: int, only: str, record: Path) -> None:
     """Every fault at a random step for each seed, but for what the record has."""
     done = {(outcome.fault, outcome.seed) for outcome in outcomes_in(record)}
@@ -228,18 +156,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each fault")
     parser.add_argument("--only", default="", help="faults whose name has this in it")
     parser.add_argument("--minutes", type=float, default=30, help="length of the soak")
-    parser.add_argument("--record", type=Path, default=RECORD, help="where the matrix's outcomes are kept")
+    parser.add_argument("--record", type=Path, help=f"what is written; {RECORD} and {SOAK_RECORD}")
     arguments = parser.parse_args()
     reason = why_not()
     if reason and arguments.what != "table":
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))  # so that the hosts are taken away
     if arguments.what == "soak":
-        run_soak(arguments.minutes, soaked_words, loss_difference)
-    elif arguments.what == "matrix":
-        matrix(arguments.seeds, arguments.only, arguments.record)
-    if arguments.what != "soak":
-        print(table(outcomes_in(arguments.record)))
+        run_soak(arguments.minutes, arguments.record or SOAK_RECORD)
+        return
+    record = arguments.record or RECORD
+    if arguments.what == "matrix":
+        matrix(arguments.seeds, arguments.only, record)
+    print(table(outcomes_in(record)))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,8 @@ import mlflow
 import pytest
 
 from benchmarks.fault_kinds import KINDS, mend
-from benchmarks.faults import (
-    CHECKPOINT_INTERVAL,
-    STEPS,
-    difference,
-    losses_of,
-    three_nodes,
-    trial,
-    undisturbed,
-    weights_of,
-    words_for,
-)
+from benchmarks.fault_runs import difference, losses_of, weights_of, words_for
+from benchmarks.faults import CHECKPOINT_INTERVAL, STEPS, three_nodes, trial, undisturbed
 from tests.conftest import wait_until
 from tests.host import BIN, DASHBOARD_PORT
 from tests.hosts import Hosts, cluster_of_hosts, free_number, why_not
