@@ -23,10 +23,14 @@ from benchmarks.fault_record import Outcome, add, outcomes_in, table
 from benchmarks.fault_runs import against, require_whole_run, words_for
 from benchmarks.soak import run_soak
 from tests.host import ROOT, Job, end
-from tests.hosts import Hosts, cluster_of_hosts, free_number, why_not
+from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number, why_not
 
 STEPS, CHECKPOINT_INTERVAL = 160, 20
 RECORD, SOAK_RECORD = ROOT / "benchmarks" / "faults.jsonl", ROOT / "benchmarks" / "soak.jsonl"
+
+
+class NotStruckError(Exception):
+    """A run did not come so far that it could be struck, which says nothing of the fault."""
 
 
 def undisturbed(hosts: Hosts, steps: int, log_interval: int, interval: int) -> tuple[Job, float]:
@@ -40,22 +44,29 @@ def undisturbed(hosts: Hosts, steps: int, log_interval: int, interval: int) -> t
 
 
 def trial(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome:
-    """One fault at a random step of a run, to the run's end."""
+    """One fault at a random step of a run, to the run's end.
+
+    Raises:
+        NotStruckError: the run did not reach that step.
+    """
     rng = random.Random(seed * 1000 + number)
     step, name, load = rng.randrange(30, 110), f"{number}-{seed}", os.getloadavg()[0]
     run_url = str(hosts.disk) if fault.name == "disk full" else "s3://bucket/runs"
     words = words_for(name, fault.min_workers, run_url, STEPS, 1, CHECKPOINT_INTERVAL)
     jobs = [hosts[0].job(*words)]
     try:
-        jobs[0].wait_for_step(step)
+        try:
+            jobs[0].wait_for_step(step, PATIENCE)
+        except AssertionError as error:
+            raise NotStruckError(f"before it was struck: {error}") from error
         struck = time.monotonic()
         struck = resumed = fault.strike(hosts, jobs[0], rng) or struck
         if fault.goes_on == "by the same command":
-            jobs[0].end(180)
+            jobs[0].end(PATIENCE)
             ready(hosts, fault)
             jobs.append(hosts[0].job(*words))
             resumed = time.monotonic()
-        assert jobs[-1].end(400) == 0, jobs[-1].told
+        assert jobs[-1].end(2 * PATIENCE) == 0, jobs[-1].told
     finally:
         for job in jobs:
             if job.process.poll() is None:
@@ -117,6 +128,17 @@ def cost(lines: list[tuple[float, str]], struck: float, resumed: float) -> dict[
     }  # fmt: skip
 
 
+def tried(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome | None:
+    """The trial's outcome, if only how it failed; None where the run was not struck, so that it is tried anew."""
+    try:
+        return trial(hosts, fault, seed, number)
+    except NotStruckError as error:
+        print(f"not done: {fault.name}, seed {seed}: {error}", flush=True)
+        return None
+    except Exception as error:  # the other rows are worth having
+        return Outcome(fault.name, seed, failure=f"{type(error).__name__}: {str(error)[-4000:]}")
+
+
 def matrix(seeds: int, only: str, record: Path) -> None:
     """Every fault at a random step for each seed, but for what the record has."""
     done = {(outcome.fault, outcome.seed) for outcome in outcomes_in(record)}
@@ -139,12 +161,10 @@ def matrix(seeds: int, only: str, record: Path) -> None:
             if fault.needs and not hosts[0].can_be_shaped(*fault.needs):
                 print(f"not done: {fault.name}: this machine's kernel has no {fault.needs[0]}", flush=True)
                 continue
-            try:
-                outcome = trial(hosts, fault, seed, number)
-            except Exception as error:  # the other rows are worth having
-                outcome = Outcome(fault=fault.name, seed=seed, failure=f"{type(error).__name__}: {str(error)[-4000:]}")
-            add(record, dataclasses.replace(outcome, seconds_a_step=round(seconds, 4)))
-            print(outcome, flush=True)
+            outcome = tried(hosts, fault, seed, number)
+            if outcome:
+                add(record, dataclasses.replace(outcome, seconds_a_step=round(seconds, 4)))
+                print(outcome, flush=True)
             mend(hosts)
             three_nodes(hosts)
 

@@ -25,7 +25,7 @@ from benchmarks.fault_kinds import (
 from benchmarks.fault_record import machine
 from benchmarks.fault_runs import against, losses_of, require_whole_run, words_for
 from tests.host import Job, end
-from tests.hosts import Hosts, cluster_of_hosts, free_number
+from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number
 
 SECONDS_BETWEEN_FAULTS = 60.0
 SECONDS_WITHOUT_A_NODE = 20.0
@@ -88,7 +88,7 @@ def soak(hosts: Hosts, words: list[str], seed: int, note: Callable[..., None]) -
     rng, result = random.Random(seed), Soak(hosts[0].job(*words))
     job = result.job
     try:
-        job.wait_for("step ", 300)
+        job.wait_for("step ", PATIENCE)
         started = due = time.monotonic()
         while job.process.poll() is None:
             due = max(time.monotonic(), due + rng.expovariate(1 / SECONDS_BETWEEN_FAULTS))
