@@ -46,6 +46,7 @@ class Outcome:
 
 
 OUTCOME = TypeAdapter(Outcome)
+MARKS = "<!-- faults: made by `python -m benchmarks.faults table` -->", "<!-- end of faults -->"
 
 
 def machine() -> str:
@@ -66,8 +67,15 @@ def outcomes_in(record: Path) -> list[Outcome]:
     return [OUTCOME.validate_json(line) for line in record.read_text().splitlines()] if record.exists() else []
 
 
+def put_into(page: Path, outcomes: list[Outcome]) -> None:
+    """Put the table into a page of Markdown, between the lines MARKS."""
+    before, rest = page.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    page.write_text(f"{before}{MARKS[0]}\n{table(outcomes)}\n{MARKS[1]}{after}")
+
+
 def table(outcomes: list[Outcome]) -> str:
-    """The matrix as Markdown, a row a fault with the range of its seeds, and what failed below it."""
+    """The matrix as Markdown, a row a fault with the range of its seeds, what failed, and where it was measured."""
     rows = [
         "| fault | workers | runs | at steps | goes on | steps lost | back after, s | lost, s | weights | loss |"
         " images missing, double | metric steps missing, double |",
@@ -78,7 +86,20 @@ def table(outcomes: list[Outcome]) -> str:
         if of:
             rows.append(f"| {' | '.join(_cells(fault, [one for one in of if not one.failure], len(of)))} |")
     failed = [f"{one.fault}, seed {one.seed}: {one.failure.splitlines()[0]}" for one in outcomes if one.failure]
-    return "\n".join(rows + (["", "Failed:", "", *(f"- {line}" for line in failed)] if failed else []))
+    failures = ["", "Failed:", "", *(f"- {line}" for line in failed)] if failed else []
+    return "\n".join([*rows, *failures, *(_circumstances(outcomes) if outcomes else [])])
+
+
+def _circumstances(outcomes: list[Outcome]) -> list[str]:
+    """When and where, and how busy the machine was with other things."""
+    when = sorted(one.done[:10] for one in outcomes)
+    loads, steps = [one.load for one in outcomes], [one.seconds_a_step for one in outcomes]
+    return [
+        "",
+        f"{len(outcomes)} runs, {when[0]} to {when[-1]}; {'; '.join(sorted({one.machine for one in outcomes}))}.",
+        f"A step of the run left alone took {_range(steps, 2)} s; when runs began, {_range(loads, 0)} processes on the "
+        "mean wanted a core.",
+    ]
 
 
 def _cells(fault: Fault, of: list[Outcome], tried: int) -> list[str]:

@@ -1,8 +1,8 @@
 """What faults cost a run on three hosts.
 
 `python -m benchmarks.faults matrix --seeds 3` strikes a run with each fault at a random step for each seed, appends
-each outcome to benchmarks/faults.jsonl and passes over what is there already, so the same command goes on; `table`
-prints that record as docs/reliability.md has it; `soak --minutes 30` strikes one run again and again. Needs root and
+each outcome to benchmarks/faults.jsonl and passes over what is there already, so the same command goes on; `table` puts
+that record's table into docs/reliability.md; `soak --minutes 30` strikes one run again and again. Needs root and
 iproute2.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_kinds import KINDS, Fault, mend
-from benchmarks.fault_record import Outcome, add, outcomes_in, table
+from benchmarks.fault_record import Outcome, add, outcomes_in, put_into, table
 from benchmarks.fault_runs import against, require_whole_run, words_for
 from benchmarks.soak import run_soak
 from tests.host import ROOT, Job, end
@@ -27,6 +27,7 @@ from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number, why_not
 
 STEPS, CHECKPOINT_INTERVAL = 160, 20
 RECORD, SOAK_RECORD = ROOT / "benchmarks" / "faults.jsonl", ROOT / "benchmarks" / "soak.jsonl"
+PAGE = ROOT / "docs" / "reliability.md"
 
 
 class NotStruckError(Exception):
@@ -188,6 +189,8 @@ def main() -> None:
     record = arguments.record or RECORD
     if arguments.what == "matrix":
         matrix(arguments.seeds, arguments.only, record)
+    else:
+        put_into(PAGE, outcomes_in(record))
     print(table(outcomes_in(record)))
 
 

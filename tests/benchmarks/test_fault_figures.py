@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.counted_training import images_by_step, missing_and_double, require_whole_epochs
 from benchmarks.fault_kinds import KINDS
-from benchmarks.fault_record import Outcome, add, outcomes_in, table
+from benchmarks.fault_record import MARKS, Outcome, add, outcomes_in, put_into, table
 from benchmarks.faults import cost
 from benchmarks.soak import Soak, figures
 from tests.host import Job
@@ -76,4 +76,9 @@ def test_a_record_goes_on_and_its_table_tells_what_failed(tmp_path: Path) -> Non
     told = table(outcomes_in(record))
     assert f"| {fault} | 3 | 2 of 3 | 40, 77 | by itself | 3 to 9 | 14.2 to 31.0 |" in told
     assert "| 2, 0 | 0, 0 |" in told
-    assert told.endswith(f"- {fault}, seed 2: AssertionError: not ended within 400 s:")
+    assert f"\n- {fault}, seed 2: AssertionError: not ended within 400 s:\n" in told
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    for _ in range(2):
+        put_into(page, outcomes_in(record))
+        assert page.read_text() == f"before\n{MARKS[0]}\n{told}\n{MARKS[1]}\nafter\n"
