@@ -182,7 +182,7 @@ def main() -> None:
     reason = why_not()
     if reason and arguments.what != "table":
         sys.exit(reason)
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))  # so that the hosts are taken away
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit("SIGTERM: the hosts are taken away"))
     if arguments.what == "soak":
         run_soak(arguments.minutes, arguments.record or SOAK_RECORD)
         return
