@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 
 import psutil
 from pydantic import TypeAdapter
@@ -27,6 +28,10 @@ class Outcome:
     steps_lost: int = 0
     seconds_to_next_step: float = 0.0
     seconds_lost: float = 0.0
+    seconds_to_notice: float = 0.0
+    """Of seconds_to_next_step: until Ray Train has given the group up, where the run goes on by itself."""
+    seconds_to_group: float = 0.0
+    """From then, or from the command, until the new group's rank 0 has read the checkpoint."""
     weights_difference: float = 0.0
     loss_difference: float = 0.0
     missing_images: int = 0
@@ -77,9 +82,9 @@ def put_into(page: Path, outcomes: list[Outcome]) -> None:
 def table(outcomes: list[Outcome]) -> str:
     """The matrix as Markdown, a row a fault with the range of its seeds, what failed, and where it was measured."""
     rows = [
-        "| fault | workers | runs | at steps | goes on | steps lost | back after, s | lost, s | weights | loss |"
-        " images missing, double | metric steps missing, double |",
-        "| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| fault | workers | runs | at steps | goes on | steps lost | back after, s | notice + new group + step |"
+        " lost, s | weights | loss | images missing, double | metric steps missing, double |",
+        "| --- | --- | ---: | --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for fault in KINDS:
         of = [outcome for outcome in outcomes if outcome.fault == fault.name]
@@ -106,16 +111,26 @@ def _cells(fault: Fault, of: list[Outcome], tried: int) -> list[str]:
     runs = str(tried) if len(of) == tried else f"{len(of)} of {tried}"
     workers = "1 to 3" if fault.min_workers else "3"
     if not of:
-        return [fault.name, workers, runs, *[""] * 9]
+        return [fault.name, workers, runs, *[""] * 10]
     ways = sorted({fault.goes_on if one.restarted else "without a restart" for one in of})
     return [
         fault.name, workers, runs, ", ".join(str(one.step) for one in of), " or ".join(ways),
         _range([one.steps_lost for one in of], 0), _range([one.seconds_to_next_step for one in of], 1),
-        _range([one.seconds_lost for one in of], 1), f"{max(one.weights_difference for one in of):.1g}",
+        _parts([one for one in of if one.seconds_to_group]), _range([one.seconds_lost for one in of], 1),
+        f"{max(one.weights_difference for one in of):.1g}",
         f"{max(one.loss_difference for one in of):.1g}",
         f"{sum(one.missing_images for one in of)}, {sum(one.double_images for one in of)}",
         f"{sum(one.missing_metrics for one in of)}, {sum(one.double_metrics for one in of)}",
     ]  # fmt: skip
+
+
+def _parts(of: list[Outcome]) -> str:
+    """What the time to the next step consists of, on the mean of the runs that have a restart."""
+    if not of:
+        return ""
+    notice, group = (mean(getattr(one, name) for one in of) for name in ("seconds_to_notice", "seconds_to_group"))
+    rest = mean(one.seconds_to_next_step for one in of) - notice - group
+    return f"{notice:.1f} + {group:.1f} + {rest:.1f}"
 
 
 def _range(values: list[float], decimals: int) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number, why_not
 
 STEPS, CHECKPOINT_INTERVAL = 160, 20
 RECORD, SOAK_RECORD = ROOT / "benchmarks" / "faults.jsonl", ROOT / "benchmarks" / "soak.jsonl"
+LOST = re.compile(r"worker \d+ (leaves|was lost) ")
+"""What pipeline.ray_controller tells when Ray Train has given a group up."""
 PAGE = ROOT / "docs" / "reliability.md"
 
 
@@ -123,9 +126,12 @@ def cost(lines: list[tuple[float, str]], struck: float, resumed: float) -> dict[
     reached = max(number for when, number in told if when < restarts[0])
     after = [(when, number) for when, number in told if when > restarts[0]]
     passed = next(when for when, number in after if number > reached)
+    given_up = [when for when, line in lines if resumed <= when <= restarts[0] and LOST.match(line)]
+    noticed = given_up[0] if given_up else resumed
     return {
         "restarted": True, "steps_lost": reached - (after[0][1] - 1),
         "seconds_to_next_step": max(after[0][0] - resumed, 0.0), "seconds_lost": passed - resumed,
+        "seconds_to_notice": noticed - resumed, "seconds_to_group": restarts[0] - noticed,
     }  # fmt: skip
 
 

@@ -49,9 +49,11 @@ def lines_of(*told: tuple[float, str]) -> list[tuple[float, str]]:
 
 
 def test_cost_of_a_restart_and_of_a_pause() -> None:
-    lines = lines_of((1, "1"), (2, "2"), (3, "3"), (10, "going on from s3://b/step-2"), (11, "3"), (12, "4"))
+    lost = (5, "worker 0 was lost (killed)")
+    lines = lines_of((1, "1"), (2, "2"), (3, "3"), lost, (10, "going on from s3://b/step-2"), (11, "3"), (12, "4"))
     assert cost(lines, 3.5, 3.5) == {
         "restarted": True, "steps_lost": 1, "seconds_to_next_step": 7.5, "seconds_lost": 8.5,
+        "seconds_to_notice": 1.5, "seconds_to_group": 5,
     }  # fmt: skip
     pause = cost(lines_of((1, "1"), (2, "2"), (8, "3"), (9, "4")), 2.5, 2.5)
     assert pause == {"restarted": False, "seconds_to_next_step": 6, "seconds_lost": 6}
@@ -74,7 +76,7 @@ def test_a_record_goes_on_and_its_table_tells_what_failed(tmp_path: Path) -> Non
     add(record, Outcome(fault, 1, step=77, restarted=True, steps_lost=9, seconds_to_next_step=31.0))
     add(record, Outcome(fault, 2, failure="AssertionError: not ended within 400 s:\nstep 3"))
     told = table(outcomes_in(record))
-    assert f"| {fault} | 3 | 2 of 3 | 40, 77 | by itself | 3 to 9 | 14.2 to 31.0 |" in told
+    assert f"| {fault} | 3 | 2 of 3 | 40, 77 | by itself | 3 to 9 | 14.2 to 31.0 |  | 0.0 |" in told
     assert "| 2, 0 | 0, 0 |" in told
     assert f"\n- {fault}, seed 2: AssertionError: not ended within 400 s:\n" in told
     page = tmp_path / "page.md"
