@@ -12,6 +12,7 @@ import psutil
 
 from tests.host import Host, Job
 from tests.hosts import Hosts
+from tests.slow_link import counts_of, slow_link
 
 Goes = Literal["by itself", "by the same command"]
 
@@ -74,14 +75,21 @@ def cut_for_good(hosts: Hosts, job: Job, rng: random.Random) -> None:
     other_than_head(hosts, rng).cut()
 
 
-NETEM = ("netem", "delay", "200ms", "loss", "5%")
 NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
 
 
-def slow_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
-    """What a host sends takes 200 ms and loses 5%, for 15 s."""
-    with other_than_head(hosts, rng).shaped(*NETEM):
+def late_frames(hosts: Hosts, rng: random.Random) -> tuple[int, int]:
+    """What a host sends takes 200 ms and loses 5%, for 15 s; gives how many frames came late, and were lost."""
+    with slow_link(other_than_head(hosts, rng), 200, 0.05) as told:
         time.sleep(15)
+    return counts_of(told)
+
+
+def late_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
+    """A host's link is late and loses frames, which the run's own must be."""
+    late, lost = late_frames(hosts, rng)
+    assert late > 20, f"only {late} frames came late: the run did not feel it"
+    assert lost, "no frame was lost: the run did not feel it"
 
 
 def narrow_link(hosts: Hosts, job: Job, rng: random.Random) -> None:
@@ -163,8 +171,8 @@ KINDS = [
     Fault("SIGKILL of a raylet, not replaced", lose_node, 1),
     Fault("link down for 5 s", cut_for_a_while),
     Fault("link down for good", cut_for_good, 1),
-    Fault("200 ms delay and 5% loss for 15 s", slow_link, needs=NETEM),
-    Fault("2 Mbit/s, with losses, for 15 s", narrow_link),
+    Fault("200 ms delay and 5% loss for 15 s", late_link),
+    Fault("2 Mbit/s, with losses, for 15 s", narrow_link, needs=NARROW),
     Fault("drain with a 15 s deadline", drain, 1),
     Fault("SIGKILL of the driver", kill_driver, goes_on="by the same command"),
     Fault("SIGTERM of the driver", stop_driver, goes_on="by the same command"),

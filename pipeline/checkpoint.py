@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -143,19 +143,26 @@ def steps_below(run_url: str) -> list[str]:
     return sorted((name for name, files in _folders(run_url).items() if STATE_NAME in files), reverse=True)
 
 
-def last_sound(run_url: str) -> str:
-    """Where the run's last checkpoint lies, in words."""
+def last_sound(run_url: str, known: str = "") -> str:
+    """Where the run's last checkpoint lies, in words.
+
+    Args:
+        run_url: the run's folder.
+        known: URL of the last checkpoint that was kept, for storage that can no longer be asked.
+    """
     try:
         names = steps_below(run_url)
     except UserError:
-        return "the last line above that begins with `kept` names the last sound checkpoint"
+        if known:
+            return f"the last sound checkpoint is {known}"
+        return "a line above that begins with `kept`, if there is one, names the last sound checkpoint"
     return f"the last sound checkpoint is {join(run_url, names[0])}" if names else "there is no checkpoint"
 
 
 def val_measures(run_url: str) -> dict[str, float]:
     """The val_measure of each of the run's checkpoints that has one, by folder name."""
     states = {name: _state_at(join(run_url, name)) for name in steps_below(run_url)}
-    return {name: state.val_measure for name, state in states.items() if state.val_measure is not None}
+    return {name: state.val_measure for name, state in states.items() if state and state.val_measure is not None}
 
 
 def remove_old(run_url: str, measures: dict[str, float], newest: int, best: int) -> None:
@@ -216,6 +223,9 @@ def require_same_result(checkpoint: Checkpoint, config: Config, manifest_digest:
 
 def _download(url: str, folder: Path) -> Checkpoint | None:
     state = _state_at(url)
+    if state is None:
+        print(f"warning: {join(url, STATE_NAME)} is torn (no JSON); the checkpoint before it is taken", flush=True)
+        return None
     names = set(names_below(url))
     for name, digest in state.files.items():
         content = read(join(url, name)) if name in names else b""
@@ -233,8 +243,25 @@ def _download(url: str, folder: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _state_at(url: str) -> State:
-    return State.model_validate(json.loads(read(join(url, STATE_NAME))))
+def _state_at(url: str) -> State | None:
+    """What a checkpoint's last file says; None where that is torn.
+
+    Raises:
+        UserError: it is whole, but not of the form that this version writes.
+    """
+    try:
+        content = json.loads(read(join(url, STATE_NAME)))
+    except ValueError:
+        return None
+    try:
+        return State.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{join(url, STATE_NAME)}: {where}: {first['msg']}; another version of this project wrote it: "
+            "use that one, or another --run.name"
+        ) from error
 
 
 def _in_host(state: Any) -> Any:

@@ -64,7 +64,10 @@ def examine(config: Config) -> list[Finding]:
 def nodes(reports: Sequence[NodeReport], config: Config) -> Finding:
     """Whether there are as many GPUs as workers, and on every node the same."""
     cluster, gpus = config.cluster, [gpu for report in reports for gpu in report.gpus]
-    found = f"{len(reports)} nodes, {len(gpus)} GPUs ({', '.join(sorted(set(gpus))) or 'none'})"
+    least, most = (choose(reports, key=lambda report: len(report.gpus)) for choose in (min, max))
+    uneven = f"; {len(least.gpus)} on {least.host}, {len(most.gpus)} on {most.host}"
+    kinds = (", ".join(sorted(set(gpus))) or "none") + (uneven if len(least.gpus) < len(most.gpus) else "")
+    found = f"{len(reports)} nodes, {len(gpus)} GPUs ({kinds})"
     if cluster.use_gpu and len(gpus) < cluster.num_workers:
         fewer = cluster.min_workers and len(gpus) >= cluster.min_workers
         return Finding(

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.checkpoint import folder_name
 from pipeline.evaluate import Measured
 from pipeline.learner import Learner, run_url_of
 from pipeline.orders import wait_for_all
-from pipeline.tracking import Tracker
+from pipeline.storage import join
+from pipeline.tracking import CHECKPOINT_TAG, Tracker
 from pipeline.uploader import Uploader
 
 
@@ -17,8 +19,9 @@ class Keeper:
         self._learner, self._tracker, self._uploader = learner, tracker, None
         if tracker:
             run, run_url = learner.config.run, run_url_of(learner.config)
+            last_kept = join(run_url, folder_name(learner.saved_step)) if learner.saved_step else ""
             self._uploader = Uploader(
-                run_url, run.keep_checkpoints, run.keep_best, lambda url: tracker.tags({"checkpoint": url})
+                run_url, run.keep_checkpoints, run.keep_best, lambda url: tracker.tags({CHECKPOINT_TAG: url}), last_kept
             )
 
     def save(self, measured: Measured | None) -> None:

@@ -23,7 +23,7 @@ from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
 from pipeline.run_identity import RunIdentity, identify
 from pipeline.storage import be_patient, exists, join, read, write
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, end_run, last_checkpoint_told
 from pipeline.train import train
 
 
@@ -52,13 +52,13 @@ def run_training(
             config, _train_on_worker, (config, identity), run_url_of(config), obeys=True, callbacks=callbacks
         )
     except UserError as error:
-        with contextlib.suppress(UserError):  # where storage is the trouble, the trouble is told, not its consequence
-            tracker = Tracker(identity)
-            diverged = {"alert.diverging": str(error)} if isinstance(error, DivergedError) else {}
-            tracker.tags({"error": str(error)} | diverged)
-            tracker.close("FAILED")
+        told = str(error)
         if isinstance(error, LastingError):
-            raise UserError(f"{error}; {last_sound(run_url_of(config))}") from error
+            told = f"{error}; {last_sound(run_url_of(config), last_checkpoint_told(identity))}"
+        diverged = {"alert.diverging": told} if isinstance(error, DivergedError) else {}
+        _end_as_failed(identity, {"error": told} | diverged)
+        if told != str(error):
+            raise UserError(told) from error
         raise
     except StoppedError:
         Tracker(identity).close("KILLED")
@@ -66,6 +66,18 @@ def run_training(
     if reached["step"] < config.train.steps:
         raise StoppedError(f"{config.run.name} stopped after step {reached['step']:,.0f} with a checkpoint")
     return reached
+
+
+def _end_as_failed(identity: RunIdentity, tags: Mapping[str, str]) -> None:
+    """Tell MLflow that the run failed, whether or not the run's folder can be read."""
+    try:
+        tracker = Tracker(identity)
+    except UserError:  # storage refuses, which is what is told
+        end_run(identity, "FAILED", dict(tags))
+        return
+    with contextlib.suppress(UserError):  # likewise, once MLflow has everything
+        tracker.tags(dict(tags))
+        tracker.close("FAILED")
 
 
 def run_evaluation(config: Config) -> dict[str, Any]:

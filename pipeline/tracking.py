@@ -36,6 +36,8 @@ METRICS_AT_ONCE = 1000
 """Values that MLflow takes in one request."""
 IMPORTING = threading.Lock()
 """Two threads that import parts of MLflow at once may meet half-made modules."""
+CHECKPOINT_TAG = "checkpoint"
+"""Of the run: URL of the last checkpoint that was kept."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 
 Entry = dict[str, Any]
@@ -167,6 +169,23 @@ def open_run(identity: RunIdentity) -> str:
     return str(session.run_id)
 
 
+def last_checkpoint_told(identity: RunIdentity) -> str:
+    """URL of the run's last checkpoint as MLflow knows it; empty where it doesn't, or does not answer."""
+    try:
+        session = _Session(identity)
+        return str(session.tags().get(CHECKPOINT_TAG, ""))
+    except Exception:  # it is asked for the sake of a message, whose own reason must be told
+        return ""
+
+
+def end_run(identity: RunIdentity, status: str, tags: dict[str, str]) -> None:
+    """End a run whose folder a Tracker can't read; tried once, in vain where MLflow does not answer."""
+    with contextlib.suppress(Exception):  # the run has failed, and why is told by who calls
+        session = _Session(identity)
+        session.deliver([{"kind": "tags", "values": tags}])
+        session.deliver([{"kind": "status", "status": status, "time": _now()}])
+
+
 class _Session:
     """A connection to the run: found by its key or made, with its params, tags, config.json and data set."""
 
@@ -202,6 +221,10 @@ class _Session:
             dataset = self._entities.Dataset(**identity.dataset)
             context = [self._entities.InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(self.run_id, [self._entities.DatasetInput(dataset, context)])
+
+    def tags(self) -> dict[str, str]:
+        """Tags of the run."""
+        return dict(self._client.get_run(self.run_id).data.tags)
 
     def deliver(self, entries: list[Entry]) -> None:
         """Hand entries to the server: one, or metrics that go together."""

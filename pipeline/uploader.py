@@ -14,9 +14,19 @@ RETRY_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 class Uploader:
     """A thread that keeps one snapshot after the other; of those that wait only the newest is kept."""
 
-    def __init__(self, run_url: str, keep_newest: int, keep_best: int, on_kept: Callable[[str], None]) -> None:
-        """Args: the run's folder, how many checkpoints of each kind stay, and who is told the URL of a new one."""
-        self._on_kept = on_kept
+    def __init__(
+        self, run_url: str, keep_newest: int, keep_best: int, on_kept: Callable[[str], None], last_kept: str = ""
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            run_url: the run's folder.
+            keep_newest: how many of the newest checkpoints stay.
+            keep_best: how many of those with the lowest measure stay.
+            on_kept: is told the URL of each new one.
+            last_kept: URL of the one from which the run goes on.
+        """
+        self._on_kept, self._last_kept = on_kept, last_kept
         self._run_url, self._keep_newest, self._keep_best = run_url, keep_newest, keep_best
         self._measures: dict[str, float] | None = None
         self._waiting: Snapshot | None = None
@@ -74,7 +84,7 @@ class Uploader:
                 failed = 0
             except UserError as error:
                 if isinstance(error, LastingError) or failed == len(RETRY_PAUSES):
-                    self._fail(UserError(f"{error}; {last_sound(self._run_url)}"))
+                    self._fail(UserError(f"{error}; {last_sound(self._run_url, self._last_kept)}"))
                     return
                 self._put_back(snapshot, error, RETRY_PAUSES[failed])
                 failed += 1
@@ -90,7 +100,8 @@ class Uploader:
         if snapshot.state.val_measure is not None:
             self._measures[name] = snapshot.state.val_measure
         print(f"kept {join(self._run_url, name)}", flush=True)
-        self._on_kept(join(self._run_url, name))
+        self._last_kept = join(self._run_url, name)
+        self._on_kept(self._last_kept)
         remove_old(self._run_url, self._measures, self._keep_newest, self._keep_best)
 
     def _put_back(self, snapshot: Snapshot, error: UserError, pause: float) -> None:

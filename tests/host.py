@@ -137,11 +137,11 @@ class Host:
         self.network, self.number = network, number
         self.namespace = f"{network.name}h{number}"
         self.address = f"{network.subnet}.{number + 1}"
-        self._outer = f"{network.name}v{number}"
+        self.outer = f"{network.name}v{number}"
         self.node: subprocess.Popen[str] | None = None
         ip("netns", "add", self.namespace)
-        ip("link", "add", self._outer, "type", "veth", "peer", "name", INTERFACE, "netns", self.namespace)
-        ip("link", "set", self._outer, "master", network.bridge, "up")
+        ip("link", "add", self.outer, "type", "veth", "peer", "name", INTERFACE, "netns", self.namespace)
+        ip("link", "set", self.outer, "master", network.bridge, "up")
         ip("-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", INTERFACE)
         ip("-n", self.namespace, "link", "set", INTERFACE, "up")
         ip("-n", self.namespace, "link", "set", "lo", "up")
@@ -228,11 +228,11 @@ class Host:
 
     def cut(self) -> None:
         """Take its link down."""
-        ip("link", "set", self._outer, "down")
+        ip("link", "set", self.outer, "down")
 
     def mend(self) -> None:
         """Bring its link up."""
-        ip("link", "set", self._outer, "up")
+        ip("link", "set", self.outer, "up")
 
     @contextlib.contextmanager
     def shaped(self, *words: str) -> Iterator[None]:

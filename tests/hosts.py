@@ -29,6 +29,9 @@ NODE_SETTINGS = {
 }
 """What docs/reliability.md advises for `ray start`; no niceness, as other work here would starve workers."""
 
+PATIENCE = 300.0
+"""Seconds for what takes some where nothing else runs; it only ends what would never come."""
+
 LIST_ALIVE = """
 import ray
 ray.init(log_to_driver=False)
@@ -50,6 +53,12 @@ def why_not() -> str | None:
     return None
 
 
+def free_number() -> int:
+    """A number for Hosts that none has that runs, or that was killed and left its network behind."""
+    listed = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return next(number for number in range(256) if f"pix{number}br" not in listed)
+
+
 class Hosts:
     """A bridge, hosts on it, and what they share: object storage, MLflow, a small disk."""
 
@@ -66,6 +75,7 @@ class Hosts:
             "GLOO_SOCKET_IFNAME": INTERFACE, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{self.services}:{S3_PORT}",
             "MLFLOW_TRACKING_URI": self.mlflow_uri, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1",
+            "IMAGES_FOLDER": str(folder / "images"),
         }  # fmt: skip
         for variable in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
             environment.pop(variable, None)
@@ -107,7 +117,7 @@ class Hosts:
         self._s3 = self._serve(
             BIN / "rclone", "serve", "s3", "--addr", address, "--auth-key", f"key,{secret}", self.folder / "s3"
         )
-        wait_until(lambda: self._answers(S3_PORT), 30, "rclone serve s3")
+        wait_until(lambda: self._answers(S3_PORT), PATIENCE, "rclone serve s3")
 
     def stop_s3(self) -> None:
         """Object storage is gone."""
@@ -134,7 +144,7 @@ class Hosts:
             "--artifacts-destination", f"{self.folder}/mlartifacts", "--host", self.services, "--port",
             str(MLFLOW_PORT), "--workers", "1", "--allowed-hosts", "*",
         )  # fmt: skip
-        wait_until(lambda: self._answers(MLFLOW_PORT), 120, "the MLflow server")
+        wait_until(lambda: self._answers(MLFLOW_PORT), PATIENCE, "the MLflow server")
 
     def stop_mlflow(self) -> None:
         """The tracking server is gone."""
@@ -151,21 +161,21 @@ class Hosts:
 
     def wait_for_head(self) -> None:
         """Wait until the head answers."""
-        wait_until(self._head_answers, 60, "the head")
+        wait_until(self._head_answers, PATIENCE, "the head")
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until Ray has exactly so many nodes."""
-        wait_until(lambda: len(self.alive()) == count, 90, f"{count} nodes")
+        wait_until(lambda: len(self.alive()) == count, PATIENCE, f"{count} nodes")
 
     def _head_answers(self) -> bool:
         head = self[0].start(BIN / "ray", "health-check", "--address", self.network.gcs)
-        head.communicate(timeout=60)
+        head.communicate(timeout=PATIENCE)
         return head.returncode == 0
 
     def alive(self) -> list[str]:
         """Addresses of the nodes that Ray believes to be alive."""
         asked = self[0].start(sys.executable, "-c", LIST_ALIVE, RAY_ADDRESS=self.network.gcs)
-        told, _ = asked.communicate(timeout=60)
+        told, _ = asked.communicate(timeout=PATIENCE)
         match = re.search(r"^alive (.*)$", told, re.MULTILINE)
         return match.group(1).split() if match else []
 

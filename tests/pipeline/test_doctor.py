@@ -35,7 +35,7 @@ def test_a_sound_cluster_passes(digits: Config) -> None:
 @pytest.mark.parametrize(
     ("change", "check", "verdict", "found"),
     [
-        ({"gpus": ["H100, 580"] * 7}, "GPUs", "fail", "15 GPUs"),
+        ({"gpus": ["H100, 580"] * 7}, "GPUs", "fail", "15 GPUs (H100, 580; 7 on two, 8 on one) for 16 workers"),
         ({"gpus": ["A100, 580"] * 8}, "GPUs", "warn", "A100, 580, H100, 580"),
         ({"versions": {"python": "3.11.9", "torch": "2.12.0"}}, "versions", "fail", "two differ from one"),
         ({"clock": 105.0}, "clock", "warn", "within 4.0 s"),

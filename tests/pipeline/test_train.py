@@ -144,17 +144,30 @@ def test_non_finite_loss_names_its_step_and_is_never_kept(digits: Config, monkey
     assert steps_below(run_url_of(config)) == ["step-000000004"]
 
 
-def test_torn_newest_checkpoint_is_passed_over(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("file", ["optimizer.pt", "weights.safetensors", "checkpoint.json"])
+def test_torn_newest_checkpoint_is_passed_over(file: str, digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
     fit(digits)
     whole = final_weights(digits)
     newest = Path(run_url_of(digits), "step-000000012")
-    (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:-100])
+    torn = (newest / file).read_bytes()[:-100]
+    (newest / file).unlink()  # the weights above are read from the file itself
+    (newest / file).write_bytes(torn)
     with newest_sound(run_url_of(digits)) as checkpoint:
         assert checkpoint is not None
         assert checkpoint.state.step == 8
-    assert "step-000000012/optimizer.pt is torn" in capsys.readouterr().out
+    assert f"step-000000012/{file} is torn" in capsys.readouterr().out
     fit(digits)
     assert_same(final_weights(digits), whole)
+
+
+def test_a_checkpoint_of_another_form_is_refused_rather_than_begun_anew(digits: Config) -> None:
+    fit(digits)
+    state = Path(run_url_of(digits), "step-000000012", "checkpoint.json")
+    state.write_text(state.read_text().replace('"images_seen"', '"images"'))
+    with pytest.raises(
+        UserError, match=r"step-000000012/checkpoint\.json: images_seen: Field required; another version"
+    ):
+        fit(digits)
 
 
 def test_checkpoint_without_its_last_file_is_none(digits: Config) -> None:
