@@ -1,4 +1,4 @@
-"""The image for KubeRay, as far as it can be tried without a container engine: its form, and what its COPY and RUN make."""
+"""The image for KubeRay, as far as it can be tried without a container engine: its form, what COPY and RUN do."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_what_is_copied_is_all_that_the_wheel_needs(tmp_path: Path) -> None:
-    """The same files, in a folder of their own, become a wheel with every package, unit and dashboard of the project."""
+    """The same files, in a folder of their own, become a wheel with every file of the project's packages."""
     for *sources, target in (line.split()[1:] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")):
         for source in sources:
             if (ROOT / source).is_dir():
@@ -27,9 +27,10 @@ def test_what_is_copied_is_all_that_the_wheel_needs(tmp_path: Path) -> None:
             else:
                 shutil.copy(ROOT / source, tmp_path / target)
     assert "pip install --no-cache-dir --constraint constraints.txt ." in DOCKERFILE
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "wheel", tmp_path]
+    wheels = tmp_path / "wheels"
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, tmp_path]
     subprocess.run(command, check=True)
-    (wheel,) = (tmp_path / "wheel").iterdir()
+    (wheel,) = wheels.iterdir()
     tracked = subprocess.run(["git", "ls-files", "models", "pipeline", "jobs", "nodes"], cwd=ROOT, capture_output=True,
                              text=True, check=True).stdout.split()  # fmt: skip
     assert set(tracked) <= set(zipfile.ZipFile(wheel).namelist())

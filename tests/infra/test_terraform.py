@@ -39,13 +39,13 @@ def checker(name: str) -> str:
     """A program of .venv-checkov, on PATH or named by a variable; skips where it is nowhere."""
     found = os.environ.get(name.upper()) or shutil.which(name) or str(ROOT / ".venv-checkov" / "bin" / name)
     if not Path(found).exists():
-        pytest.skip(f"{name} is not on PATH, nor named by {name.upper()}, nor in .venv-checkov; `make test` installs it")
+        pytest.skip(f"{name} is not on PATH, named by {name.upper()} or in .venv-checkov; `make test` installs it")
     return found
 
 
 def test_checkov_finds_nothing_beyond_the_reasoned_skips() -> None:
-    command = [checker("checkov"), "--directory", str(INFRA), "--framework", "terraform", "dockerfile", "--output", "json",
-               "--compact", "--quiet", "--skip-download"]  # fmt: skip
+    command = [checker("checkov"), "--directory", str(INFRA), "--framework", "terraform", "dockerfile",
+               "--output", "json", "--compact", "--quiet", "--skip-download"]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     reports = {report["check_type"]: report for report in json.loads(run.stdout)}
