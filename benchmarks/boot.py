@@ -56,20 +56,22 @@ def main() -> None:
         def run(*words: str) -> None:
             subprocess.run(words, check=True, cwd=folder, env=clean)
 
-        def install(*words: str) -> None:
-            run(
-                python, f"{pip}/pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-index",
-                "--find-links", str(software), "--constraint", str(software / "constraints.txt"), *words,
-            )  # fmt: skip
+        pip_install = [python, f"{pip}/pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
+        offline = ["--no-index", "--find-links", str(software), "--constraint", str(software / "constraints.txt")]
 
         print("| step | seconds | of processors |\n| --- | --- | --- |")
         measured("hashes", lambda: check_hashes(software))
         measured("environment", lambda: run(arguments.python, "-m", "venv", "--without-pip", f"{folder}/env"))
-        measured("the project's wheel", lambda: install("--force-reinstall", "--no-deps", str(project)))
-        measured("its dependencies", lambda: install("pixelcnn-ray[nodes]"))
+        measured(
+            "the project's wheel", lambda: run(*pip_install, *offline, "--force-reinstall", "--no-deps", str(project))
+        )
+        measured("its dependencies", lambda: run(*pip_install, *offline, "pixelcnn-ray[nodes]"))
         measured("first import of Ray and torch", lambda: run(python, "-c", "import ray, torch, mlflow"))
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        print(f"\nfrom {sum(path.stat().st_size for path in software.iterdir()) / 1e9:.2f} GB of wheels to {size / 1e9:.2f} GB")
+        wheels, installed = (
+            sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
+            for place in (software, Path(folder))
+        )
+        print(f"\n{wheels:.2f} GB of wheels became {installed:.2f} GB of files")
 
 
 if __name__ == "__main__":

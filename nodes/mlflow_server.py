@@ -19,7 +19,7 @@ def database_url(host: str, secret: str) -> str:
     if not host:
         return f"sqlite:///{HOME}/mlflow.db"
     account = {key: urllib.parse.quote(value, safe="") for key, value in json.loads(secret).items() if key != "port"}
-    return f"postgresql://{account['username']}:{account['password']}@{host}:5432/mlflow?sslmode=require"
+    return f"postgresql+psycopg2://{account['username']}:{account['password']}@{host}:5432/mlflow?sslmode=require"
 
 
 def database_secret() -> str:

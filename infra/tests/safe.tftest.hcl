@@ -126,6 +126,10 @@ run "defaults" {
     condition     = output.idle_usd_per_hour.interfaces == length(aws_vpc_endpoint.service) * var.prices.interface_endpoint_hour
     error_message = "Interface endpoints aren't all counted."
   }
+  assert {
+    condition     = abs(output.worker_usd_per_hour["g6.xlarge"].on_demand - 0.8048 - 150 * 0.08 / 730) < 0.000001 && output.worker_usd_per_hour["g5.xlarge"].spot < output.worker_usd_per_hour["g5.xlarge"].on_demand / 2
+    error_message = "A worker's price isn't that of its instance and its disk."
+  }
 }
 
 run "everything_else_than_the_defaults" {
