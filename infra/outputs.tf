@@ -57,6 +57,11 @@ output "idle_usd_per_hour_total" {
   value       = contains([for part in values(local.idle_usd_per_hour) : part == null], true) ? null : sum(values(local.idle_usd_per_hour))
 }
 
+output "worker_usd_per_hour" {
+  description = "What a worker costs while it runs, by type, on demand and as a spot instance, at var.prices."
+  value       = local.worker_usd_per_hour
+}
+
 output "prices_as_of" {
   description = "Date and region of var.prices."
   value       = "${var.prices.date} ${var.prices.region}"

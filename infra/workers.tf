@@ -1,5 +1,9 @@
 # The template from which the autoscaler starts workers. Instance type, zone and spot are the autoscaler's to choose.
 
+locals {
+  worker_disk = 150 # GB
+}
+
 resource "aws_launch_template" "worker" {
   name                                 = "${var.name}-worker"
   image_id                             = local.image_ids.worker
@@ -24,7 +28,7 @@ resource "aws_launch_template" "worker" {
     device_name = "/dev/sda1"
 
     ebs {
-      volume_size           = 150
+      volume_size           = local.worker_disk
       volume_type           = "gp3"
       throughput            = 500 # installing the wheels waits for the disk
       encrypted             = true

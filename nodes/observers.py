@@ -1,6 +1,8 @@
 """Configuration of Prometheus and Grafana on the head; both listen to this machine alone."""
 
-from nodes.places import CONFIGURATION, RAY_FILES, RAY_TOKEN
+import importlib.resources
+
+from nodes.places import BOARDS, CONFIGURATION, RAY_FILES, RAY_TOKEN
 
 PROMETHEUS = f"""# Every node of Ray by the list that Ray keeps; with token auth its metrics want the token too.
 global:
@@ -29,17 +31,24 @@ providers:
     folder: Ray
     options:
       path: {RAY_FILES}/session_latest/metrics/grafana/dashboards
+  - name: training
+    folder: pixelcnn-ray
+    options:
+      path: {BOARDS}
 """
+
+TRAINING = (importlib.resources.files("nodes") / "dashboards" / "training.json").read_text()
+"""Training's metrics by run, beside what Ray measures of GPUs, processors and disks."""
 
 
 def write_observers_configuration() -> None:
-    """Prometheus's targets; Grafana's data source and Ray's own dashboards."""
+    """Prometheus's targets; Grafana's data source, Ray's own dashboards and training's."""
     files = {
-        "prometheus.yml": PROMETHEUS,
-        "grafana/datasources/prometheus.yaml": DATASOURCE,
-        "grafana/dashboards/ray.yaml": DASHBOARDS,
+        CONFIGURATION / "prometheus.yml": PROMETHEUS,
+        CONFIGURATION / "grafana/datasources/prometheus.yaml": DATASOURCE,
+        CONFIGURATION / "grafana/dashboards/dashboards.yaml": DASHBOARDS,
+        BOARDS / "training.json": TRAINING,
     }
-    for name, text in files.items():
-        path = CONFIGURATION / name
+    for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

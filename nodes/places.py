@@ -5,6 +5,8 @@ from pathlib import Path
 ENVIRONMENT = Path("/opt/pixelcnn/env")
 SOFTWARE = Path("/opt/pixelcnn/software")
 CONFIGURATION = Path("/etc/pixelcnn")
+BOARDS = CONFIGURATION / "boards"
+"""Grafana's dashboards that aren't Ray's own."""
 HOME = Path("/var/lib/pixelcnn")
 """Home of the user that Ray, jobs and MLflow run as."""
 SECRETS = Path("/run/pixelcnn")

@@ -114,19 +114,25 @@ def upload(kept: Snapshot, url: str) -> None:
 
 def newest_config(run_url: str) -> Config | None:
     """The configuration of the run's newest checkpoint, sound or not; None where there is none."""
-    names = steps_below(run_url)
-    return Config.model_validate(_state_at(join(run_url, names[0])).config) if names else None
+    state = _newest_state(run_url)
+    return Config.model_validate(state.config) if state else None
 
 
 def adopt(url: str, run_url: str, config: Config) -> None:
     """Have a run go on from another run's checkpoint: it becomes the newest one, as if trained with this configuration.
 
     Until it is whole the run's own checkpoints stay; what MLflow has not taken of the run's own entries is kept.
+
+    Raises:
+        UserError: the other checkpoint's last file is torn.
     """
     own, name = steps_below(run_url), url.rsplit("/", 1)[-1]
-    undelivered = _state_at(join(run_url, own[0])).undelivered if own else []
+    before, state = _newest_state(run_url), _state_at(url)
+    if state is None:
+        raise UserError(f"{join(url, STATE_NAME)} is torn; run the same command to go on from an earlier checkpoint")
+    undelivered = before.undelivered if before else []
     changed = {"config": json.loads(config.model_dump_json()), "undelivered": undelivered}
-    state = _state_at(url).model_copy(update=changed)
+    state = state.model_copy(update=changed)
     if name in own:
         delete(join(run_url, name, STATE_NAME))
     for file in state.files:
@@ -262,6 +268,11 @@ def _state_at(url: str) -> State | None:
             f"{join(url, STATE_NAME)}: {where}: {first['msg']}; another version of this project wrote it: "
             "use that one, or another --run.name"
         ) from error
+
+
+def _newest_state(run_url: str) -> State | None:
+    states = (_state_at(join(run_url, name)) for name in steps_below(run_url))
+    return next((state for state in states if state), None)
 
 
 def _in_host(state: Any) -> Any:

@@ -23,7 +23,7 @@ run "its_cost_is_known" {
   command = plan
 
   assert {
-    condition     = output.idle_usd_per_hour_total > 0
+    condition     = output.idle_usd_per_hour_total > 0 && alltrue([for price in values(output.worker_usd_per_hour) : price.spot > 0])
     error_message = "var.prices lacks a type of the example."
   }
   assert {

@@ -1,4 +1,4 @@
-# A bad value is refused before anything is made.
+# A bad value is refused before anything is made: each plan sets several, and each of them must be named, no other one.
 
 mock_provider "aws" {
   source = "./tests/mocks"
@@ -21,172 +21,44 @@ variables {
   own_secrets = { ray-token = "arn:aws:secretsmanager:::a", mlflow = "arn:aws:secretsmanager:::b", grafana = "arn:aws:secretsmanager:::c" }
 }
 
-run "region" {
+run "what_most_people_set" {
   command = plan
 
   variables {
-    region = "useast1"
-  }
-
-  expect_failures = [var.region]
-}
-
-run "name" {
-  command = plan
-
-  variables {
-    name = "Big_Name"
-  }
-
-  expect_failures = [var.name]
-}
-
-run "no_types" {
-  command = plan
-
-  variables {
+    region             = "useast1"
+    name               = "Big_Name"
     gpu_instance_types = []
+    max_workers        = 1.5
+    alarm_email        = "nobody"
+    software_sha256    = "latest"
   }
 
-  expect_failures = [var.gpu_instance_types]
+  expect_failures = [
+    var.region, var.name, var.gpu_instance_types, var.max_workers, var.alarm_email, var.software_sha256,
+  ]
 }
 
-run "type_twice" {
+run "the_rest" {
   command = plan
 
   variables {
-    gpu_instance_types = ["g6.xlarge", "g6.xlarge"]
-  }
-
-  expect_failures = [var.gpu_instance_types]
-}
-
-run "half_a_worker" {
-  command = plan
-
-  variables {
-    max_workers = 1.5
-  }
-
-  expect_failures = [var.max_workers]
-}
-
-run "no_worker" {
-  command = plan
-
-  variables {
-    max_workers = 0
-  }
-
-  expect_failures = [var.max_workers]
-}
-
-run "email" {
-  command = plan
-
-  variables {
-    alarm_email = "nobody"
-  }
-
-  expect_failures = [var.alarm_email]
-}
-
-run "software" {
-  command = plan
-
-  variables {
-    software_sha256 = "latest"
-  }
-
-  expect_failures = [var.software_sha256]
-}
-
-run "idle_timeout" {
-  command = plan
-
-  variables {
-    idle_timeout_minutes = 0
-  }
-
-  expect_failures = [var.idle_timeout_minutes]
-}
-
-run "idle_guard" {
-  command = plan
-
-  variables {
-    idle_guard_hours = -1
-  }
-
-  expect_failures = [var.idle_guard_hours]
-}
-
-run "budget_without_mail" {
-  command = plan
-
-  variables {
-    monthly_budget_usd = 100
-  }
-
-  expect_failures = [var.monthly_budget_usd]
-}
-
-run "database" {
-  command = plan
-
-  variables {
+    gpu_instance_types    = ["g6.xlarge", "g6.xlarge"]
+    max_workers           = 0
+    idle_timeout_minutes  = 0
+    idle_guard_hours      = -1
+    monthly_budget_usd    = 100 # and nobody to tell
     mlflow_database_class = "t3.micro"
+    shard_cache           = "ram"
+    zones                 = 1
+    vpc_cidr              = "10.0.0.0/20"
+    images                = { head = "ubuntu", worker = "ami-1" }
+    node_environment      = { A = "$(reboot)" }
+    own_secrets           = { ray-token = "arn:aws:secretsmanager:::a" }
   }
 
-  expect_failures = [var.mlflow_database_class]
-}
-
-run "cache" {
-  command = plan
-
-  variables {
-    shard_cache = "ram"
-  }
-
-  expect_failures = [var.shard_cache]
-}
-
-run "one_zone" {
-  command = plan
-
-  variables {
-    zones = 1
-  }
-
-  expect_failures = [var.zones]
-}
-
-run "network" {
-  command = plan
-
-  variables {
-    vpc_cidr = "10.0.0.0/20"
-  }
-
-  expect_failures = [var.vpc_cidr]
-}
-
-run "image" {
-  command = plan
-
-  variables {
-    images = { head = "ubuntu", worker = "ami-1" }
-  }
-
-  expect_failures = [var.images]
-}
-
-run "shell_in_environment" {
-  command = plan
-
-  variables {
-    node_environment = { A = "$(reboot)" }
-  }
-
-  expect_failures = [var.node_environment]
+  expect_failures = [
+    var.gpu_instance_types, var.max_workers, var.idle_timeout_minutes, var.idle_guard_hours, var.monthly_budget_usd,
+    var.mlflow_database_class, var.shard_cache, var.zones, var.vpc_cidr, var.images, var.node_environment,
+    var.own_secrets,
+  ]
 }

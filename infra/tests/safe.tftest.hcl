@@ -21,9 +21,15 @@ variables {
   own_secrets = { ray-token = "arn:aws:secretsmanager:::a", mlflow = "arn:aws:secretsmanager:::b", grafana = "arn:aws:secretsmanager:::c" }
 }
 
-run "nothing_is_public" {
+run "defaults" {
   command = apply
 
+  variables {
+    gpu_instance_types = ["g6.xlarge", "g5.xlarge"]
+    max_workers        = 7
+  }
+
+  # Nothing is public.
   assert {
     condition     = alltrue([for subnet in concat(aws_subnet.private, [aws_subnet.control]) : subnet.map_public_ip_on_launch != true])
     error_message = "A subnet gives public addresses."
@@ -44,11 +50,8 @@ run "nothing_is_public" {
     condition     = alltrue([for database in aws_db_instance.mlflow : database.publicly_accessible == false && database.storage_encrypted])
     error_message = "The database is public or not encrypted."
   }
-}
 
-run "machines_are_closed_and_encrypted" {
-  command = apply
-
+  # Machines are closed and their disks encrypted.
   assert {
     condition = alltrue([for machine in [aws_instance.head, aws_instance.mlflow] :
     machine.metadata_options[0].http_tokens == "required" && machine.metadata_options[0].http_put_response_hop_limit == 1 && machine.root_block_device[0].encrypted && machine.key_name != "ssh"])
@@ -66,11 +69,8 @@ run "machines_are_closed_and_encrypted" {
     condition     = aws_launch_template.worker.instance_initiated_shutdown_behavior == "terminate" && aws_instance.head.instance_initiated_shutdown_behavior == "stop"
     error_message = "A worker that shuts itself down would go on costing, or a head would lose its disk."
   }
-}
 
-run "user_data_holds_no_secret" {
-  command = apply
-
+  # User data holds no secret.
   assert {
     condition     = alltrue([for role, text in local.user_data : length(text) < 16384])
     error_message = "User data is longer than EC2's 16 KB."
@@ -79,16 +79,8 @@ run "user_data_holds_no_secret" {
     condition     = alltrue([for role, text in local.user_data : length(regexall("(?i)(password|token)=", text)) == 0])
     error_message = "User data sets a password or a token."
   }
-}
 
-run "autoscaler_has_every_key_and_prefers_by_order" {
-  command = apply
-
-  variables {
-    gpu_instance_types = ["g6.xlarge", "g5.xlarge"]
-    max_workers        = 7
-  }
-
+  # The autoscaler's file has every key, and prefers by order.
   assert {
     condition = toset(keys(yamldecode(aws_s3_object.autoscaler.content))) == toset([
       "cluster_name", "max_workers", "upscaling_speed", "idle_timeout_minutes", "provider", "head_node_type",
@@ -110,17 +102,52 @@ run "autoscaler_has_every_key_and_prefers_by_order" {
     condition     = local.autoscaler.available_node_types["g6.xlarge"].node_config.InstanceMarketOptions.MarketType == "spot"
     error_message = "Spot is the default and isn't asked for."
   }
+
+  # Alarms: the head, disks, and GPUs that idle for an hour.
+  assert {
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["head-machine", "head-ray", "head-disk", "worker-disk", "mlflow-machine", "gpu-idle"])
+    error_message = "An alarm is missing, or one more is there."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["gpu-idle"].period * aws_cloudwatch_metric_alarm.this["gpu-idle"].evaluation_periods == 3600 && aws_cloudwatch_metric_alarm.this["gpu-idle"].statistic == "Maximum"
+    error_message = "GPUs count as idle after another time than an hour, or while one of them works."
+  }
+  assert {
+    condition     = alltrue([for name in ["head-machine", "head-ray"] : aws_cloudwatch_metric_alarm.this[name].treat_missing_data == "breaching"])
+    error_message = "A head that reports nothing wouldn't raise its alarm."
+  }
+
+  # The cost of idling is the sum of its parts.
+  assert {
+    condition     = abs(output.idle_usd_per_hour_total - sum(values(output.idle_usd_per_hour))) < 0.000001
+    error_message = "The total isn't the sum."
+  }
+  assert {
+    condition     = output.idle_usd_per_hour.interfaces == length(aws_vpc_endpoint.service) * var.prices.interface_endpoint_hour
+    error_message = "Interface endpoints aren't all counted."
+  }
+  assert {
+    condition     = abs(output.worker_usd_per_hour["g6.xlarge"].on_demand - 0.8048 - 150 * 0.08 / 730) < 0.000001 && output.worker_usd_per_hour["g5.xlarge"].spot < output.worker_usd_per_hour["g5.xlarge"].on_demand / 2
+    error_message = "A worker's price isn't that of its instance and its disk."
+  }
 }
 
-run "on_demand_in_one_zone" {
+run "everything_else_than_the_defaults" {
   command = apply
 
   variables {
-    spot            = false
-    efa             = true
-    placement_group = true
+    spot                  = false
+    efa                   = true
+    placement_group       = true
+    mlflow_database_class = ""
+    head_instance_type    = "r7i.48xlarge"
+    monthly_budget_usd    = 200
+    alarm_email           = "ops@example.org"
+    idle_guard_hours      = 2
+    workers_may_prepare   = true
   }
 
+  # On demand, close together, in one zone.
   assert {
     condition     = !contains(keys(local.worker_node_config), "InstanceMarketOptions")
     error_message = "spot = false still asks for spot."
@@ -133,57 +160,32 @@ run "on_demand_in_one_zone" {
     condition     = length(aws_launch_template.worker.placement) == 1
     error_message = "The placement group isn't in the template."
   }
-}
 
-run "without_database" {
-  command = apply
-
-  variables {
-    mlflow_database_class = ""
-  }
-
+  # No database.
   assert {
     condition     = length(aws_db_instance.mlflow) == 0 && output.mlflow_database == "" && output.idle_usd_per_hour.database == 0
     error_message = "An empty mlflow_database_class still makes or counts a database."
   }
-}
 
-run "cost_of_idling_is_the_sum_of_its_parts" {
-  command = apply
-
-  assert {
-    condition     = abs(output.idle_usd_per_hour_total - sum(values(output.idle_usd_per_hour))) < 0.000001
-    error_message = "The total isn't the sum."
-  }
-  assert {
-    condition     = output.idle_usd_per_hour.interfaces == length(aws_vpc_endpoint.service) * var.prices.interface_endpoint_hour
-    error_message = "Interface endpoints aren't all counted."
-  }
-}
-
-run "unknown_price_is_no_price" {
-  command = apply
-
-  variables {
-    head_instance_type = "r7i.48xlarge"
-  }
-
+  # A type without a price.
   assert {
     condition     = output.idle_usd_per_hour_total == null
     error_message = "A type without a price was counted as free."
   }
-}
 
-run "budget_and_mail" {
-  command = apply
-
-  variables {
-    monthly_budget_usd = 200
-    alarm_email        = "ops@example.org"
-  }
-
+  # A budget, and somebody who is told.
   assert {
     condition     = length(aws_budgets_budget.month) == 1 && length(aws_sns_topic_subscription.email) == 1
     error_message = "Budget or subscription is missing."
+  }
+
+  # The idle guard, and workers that write shards.
+  assert {
+    condition     = strcontains(local.user_data.head, "PIXELCNN_IDLE_GUARD_HOURS=2\n")
+    error_message = "The idle guard's hours don't reach the head."
+  }
+  assert {
+    condition     = contains([for statement in local.worker_statements : statement.Sid], "WriteShards")
+    error_message = "workers_may_prepare doesn't let workers write shards."
   }
 }

@@ -16,9 +16,9 @@ from tests.infra.conftest import Cluster
 
 RAY = Path(sys.executable).parent / "ray"
 
-NO_SPOT = b"""<?xml version="1.0" encoding="UTF-8"?>
-<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>There is no Spot capacity available that
-matches your request.</Message></Error></Errors><RequestID>none</RequestID></Response>"""
+NO_CAPACITY = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>There is no capacity available that matches
+your request.</Message></Error></Errors><RequestID>none</RequestID></Response>"""
 
 
 SEE_NODES = """
@@ -36,10 +36,11 @@ print(json.dumps([
 
 
 class Ec2Proxy:
-    """In front of moto: refuses spot instances of some types, and keeps what was asked of RunInstances."""
+    """In front of moto: refuses spot instances of some types, and all of others, and keeps what RunInstances asked."""
 
     def __init__(self, port: int, moto_port: int, without_spot: set[str]) -> None:
         self.asked: list[dict[str, str]] = []
+        self.without_any: set[str] = set()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,8 +65,9 @@ class Ec2Proxy:
     ) -> tuple[int, bytes]:
         if fields.get("Action") == "RunInstances":
             self.asked.append(fields)
-            if "InstanceMarketOptions.MarketType" in fields and fields["InstanceType"] in without_spot:
-                return 500, NO_SPOT
+            refused = without_spot if "InstanceMarketOptions.MarketType" in fields else self.without_any
+            if fields["InstanceType"] in refused:
+                return 500, NO_CAPACITY
         ask = urllib.request.Request(f"http://127.0.0.1:{moto_port}/", data=body, headers=headers)
         try:
             with urllib.request.urlopen(ask, timeout=60) as answer:
@@ -79,10 +81,10 @@ class Ec2Proxy:
         self._server.server_close()
 
 
-def start_worker(cluster: Cluster) -> str:
-    """An instance as the autoscaler starts them, which Terraform knows nothing of."""
+def start_worker(cluster: Cluster, **more: str) -> str:
+    """An instance as an autoscaler starts them, with more tags, which Terraform knows nothing of."""
     found = cluster.resources()
-    tags = {"ray-cluster-name": "pixelcnn", "ray-node-type": "worker", "ray-user-node-type": "g6.xlarge"}
+    tags = {"ray-cluster-name": "pixelcnn", "ray-node-type": "worker", "ray-user-node-type": "g6.xlarge"} | more
     started = cluster.moto.client("ec2").run_instances(
         MinCount=1, MaxCount=1, InstanceType="g6.xlarge",
         LaunchTemplate={"LaunchTemplateId": found["aws_launch_template.worker"]["id"]},
@@ -103,7 +105,10 @@ def running_workers(ec2: Any) -> dict[str, dict[str, str]]:
 
 
 class RayletsForInstances:
-    """For each running worker in EC2 a raylet with that instance's identity; ended where EC2 has ended the instance."""
+    """For each running worker in EC2 a raylet with that instance's identity; ended where EC2 has ended the instance.
+
+    Instances with a tag `silent` run without ever joining.
+    """
 
     def __init__(
         self, ec2: Any, address: str, resources: Callable[[str], list[str]], environment: dict[str, str], log: Path
@@ -118,7 +123,8 @@ class RayletsForInstances:
     def _follow(self) -> None:
         while not self._over.wait(0.5):
             running = running_workers(self._ec2)
-            for instance in running.keys() - self._raylets.keys():
+            joining = {instance for instance, tags in running.items() if "silent" not in tags}
+            for instance in joining - self._raylets.keys():
                 self._raylets[instance] = self._start(instance, running[instance]["ray-user-node-type"])
             for instance in self._raylets.keys() - running.keys():
                 self._end(self._raylets[instance])

@@ -14,27 +14,32 @@ import yaml
 
 from tests.conftest import free_port, listening, wait_until
 from tests.infra.conftest import ROOT, Cluster
-from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers
+from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers, start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(600)]
 
 TOKEN = "0123456789abcdef" * 4
 
-TWO_GPUS = """
+GPUS = """
+import sys
 import ray
 ray.init(log_to_driver=False)
+wanted = int(sys.argv[1])
 
 @ray.remote(num_gpus=1, num_cpus=4)
 def here():
     import os, time
-    for _ in range(120):  # both nodes are there before any of the two tasks ends, so neither takes both
-        if sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) == 2:
+    for _ in range(120):  # all nodes are there before any of the tasks ends, so none takes two
+        if sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes()) == wanted:
             break
         time.sleep(1)
     return os.environ["RAY_CLOUD_INSTANCE_ID"], os.environ["RAY_NODE_TYPE_NAME"]
 
-print("WORKERS", *sorted("/".join(one) for one in ray.get([here.remote() for _ in range(2)])))
+print("WORKERS", *sorted("/".join(one) for one in ray.get([here.remote() for _ in range(wanted)])))
 """
+
+JOIN_SECONDS = 75
+"""Within which an instance has to join here; nodes/ray_node.py gives it longer, as it installs its software first."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,20 @@ class Head:
     config: dict[str, Any]
     proxy: Ec2Proxy
     folder: Path
+
+    def run_on_gpus(self, wanted: int) -> dict[str, str]:
+        """Submit a job for so many GPUs at once; gives the node types of the instances that it ran on."""
+        script = Path(self.environment["HOME"]) / "job"
+        script.mkdir(exist_ok=True)
+        (script / "gpus.py").write_text(GPUS)
+        command = [RAY, "job", "submit", "--working-dir", script, "--", "python", "gpus.py", str(wanted)]
+        told = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )  # fmt: skip
+        monitor = "".join(path.read_text()[-3000:] for path in self.folder.glob("monitor*.log"))
+        assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:] + monitor
+        (line,) = [line for line in told.stdout.splitlines() if line.startswith("WORKERS")]
+        return dict(word.split("/") for word in line.split()[1:])
 
     def nodes(self) -> list[list[str]]:
         """Instance, node type and address of each node that the autoscaler sees alive; none while there is no head."""
@@ -70,6 +89,7 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": found["aws_instance.head"]["id"],
         "RAY_NODE_TYPE_NAME": "head", "RAY_ADDRESS": f"127.0.0.1:{gcs}",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(JOIN_SECONDS),
     }  # fmt: skip
     command = [
         RAY, "start", "--head", "--block", "--num-cpus", "0", "--port", str(gcs), "--dashboard-port", str(dashboard),
@@ -81,8 +101,6 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         process = subprocess.Popen(command, env=starting, stdout=log, stderr=log, start_new_session=True)
         raylets = None
         try:
-            made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
-            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
             joining = {
                 key: value
                 for key, value in environment.items()
@@ -94,6 +112,8 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
                               "--num-cpus", str(int(config["available_node_types"][kind]["resources"]["CPU"]))],
                 joining, tmp_path / "raylets.log",
             )  # fmt: skip
+            made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
+            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
             yield made
         finally:
             if raylets:
@@ -103,26 +123,14 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
             proxy.close()
 
 
-def test_a_job_for_two_gpus_scales_from_nothing_to_two_and_back(head: Head, cluster: Cluster) -> None:
+def test_jobs_scale_from_nothing_by_priority_and_back_and_leftovers_are_adopted_or_ended(
+    head: Head, cluster: Cluster
+) -> None:
     ec2 = cluster.moto.client("ec2")
     assert running_workers(ec2) == {}
-    script = Path(head.environment["HOME"]) / "job"
-    script.mkdir()
-    (script / "two_gpus.py").write_text(TWO_GPUS)
-    told = subprocess.run(
-        [RAY, "job", "submit", "--working-dir", script, "--", "python", "two_gpus.py"],
-        env=head.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    monitor = "".join(path.read_text()[-3000:] for path in head.folder.glob("monitor*.log"))
-    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:] + monitor
+    used = head.run_on_gpus(2)
 
     # Spot had no capacity in any subnet, so both are on demand, of the preferred type.
-    (line,) = [line for line in told.stdout.splitlines() if line.startswith("WORKERS")]
-    used = dict(word.split("/") for word in line.split()[1:])
     running = running_workers(ec2)
     assert used == dict.fromkeys(running, "g6.xlarge")
     assert len(running) == 2
@@ -138,8 +146,25 @@ def test_a_job_for_two_gpus_scales_from_nothing_to_two_and_back(head: Head, clus
     workers = {instance: kind for instance, kind, _ in head.nodes() if kind != "head"}
     assert workers == dict.fromkeys(running, "g6.xlarge")
 
+    # A worker that another head started and that joins is used. The next one can't be of the preferred type any more.
+    adopted = start_worker(cluster)
+    head.proxy.without_any.add("g6.xlarge")
+    head.proxy.asked.clear()
+    used = head.run_on_gpus(4)
+    assert used == {instance: tags["ray-user-node-type"] for instance, tags in running_workers(ec2).items()}
+    known = {*running, adopted}
+    assert used == {instance: "g6.xlarge" if instance in known else "g5.xlarge" for instance in used}
+    assert adopted in used
+    assert "g5.xlarge" in used.values()
+    asked = [(one["InstanceType"], "InstanceMarketOptions.MarketType" in one) for one in head.proxy.asked]
+    assert (asked[0], asked[-1]) == (("g6.xlarge", True), ("g5.xlarge", True))
+    assert ("g6.xlarge", False) in asked
+
+    # One that never joins is ended in time, the others when they have idled.
+    leftover = start_worker(cluster, silent="yes")
     wait_until(lambda: not running_workers(ec2), 180, "idle workers ended")
-    assert {one["State"]["Name"] for group in ec2.describe_instances(InstanceIds=list(running))["Reservations"]
+    everyone = [*used, leftover]
+    assert {one["State"]["Name"] for group in ec2.describe_instances(InstanceIds=everyone)["Reservations"]
             for one in group["Instances"]} == {"terminated"}  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""KubeRay's manifests: what ties them to this project, and the operator's schema where its CRDs are at hand."""
+"""KubeRay's manifests: what ties them to this project, and what Kubernetes and the operator take."""
 
+import copy
 import os
 import tomllib
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import pydantic
 import pytest
 import yaml
 
 from tests.infra.conftest import INFRA, ROOT
+from tests.infra.kuberay import RayCluster, RayJob
 
 KUBERNETES = "1.33"
 MANIFESTS = {path.stem: yaml.safe_load(path.read_text()) for path in (INFRA / "kuberay").glob("*.yaml")}
@@ -62,6 +65,46 @@ def test_pod_templates_are_what_kubernetes_takes() -> None:
         pod["spec"] = pod["spec"] | {"containerz": []}
         with pytest.raises(kubernetes_validate.ValidationError, match="containerz"):
             kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def test_manifests_have_the_operators_fields() -> None:
+    RayCluster.model_validate(CLUSTER)
+    RayJob.model_validate(JOB)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.workerGroupSpecs.0.minReplica", 0),
+        ("spec.workerGroupSpecs.0.maxReplicas", "4"),
+        ("spec.headGroupSpec.rayStartParams.num-cpus", 0),
+        ("spec.authOptions.mode", "on"),
+        ("spec.autoscalerOptions.version", 2),
+        ("spec.autoscaling", True),
+        ("metadata.name", "Pixel_CNN"),
+    ],
+)
+def test_a_field_that_the_operator_lacks_or_takes_otherwise_is_found(path: str, value: Any) -> None:
+    wrong: Any = copy.deepcopy(CLUSTER)
+    *above, last = path.split(".")
+    place = wrong
+    for key in above:
+        place = place[int(key) if key.isdigit() else key]
+    place[last] = value
+    with pytest.raises(pydantic.ValidationError, match=last):
+        RayCluster.model_validate(wrong)
+
+
+def test_what_the_operator_refuses_beyond_its_schema() -> None:
+    """Its own checks: a token from Ray 2.52 on; the autoscaler's v2 said once, and of pods that aren't restarted."""
+    assert tuple(map(int, CLUSTER["spec"]["rayVersion"].split("."))) >= (2, 52, 0)
+    assert not [entry for container in containers() for entry in container["env"] if entry["name"].startswith("RAY_")]
+    groups = [CLUSTER["spec"]["headGroupSpec"], *CLUSTER["spec"]["workerGroupSpecs"]]
+    assert {group["template"]["spec"].get("restartPolicy", "Never") for group in groups} == {"Never"}
+    for group in groups:
+        assert not (group.get("resources") and group["rayStartParams"].keys() & {"num-cpus", "num-gpus", "memory"})
+    assert JOB["spec"].keys().isdisjoint({"backoffLimit", "suspend", "rayClusterSpec"})
+    assert JOB["spec"]["submissionMode"] != "SidecarMode"
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.conftest import INFRA, Cluster
+from tests.infra.conftest import INFRA, ROOT, Cluster
 from tests.infra.stand_ins import start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
@@ -81,6 +81,16 @@ def test_head_and_workers_agree_on_the_heads_address(cluster: Cluster) -> None:
     assert described["Reservations"][0]["Instances"][0]["PrivateIpAddress"] == address
     user_data = base64.b64decode(found["aws_launch_template.worker"]["user_data"]).decode()
     assert f"PIXELCNN_HEAD_ADDRESS={address}\n" in user_data
+
+
+def test_what_the_docs_say_of_idling_is_what_terraform_reckons(cluster: Cluster) -> None:
+    outputs = cluster.outputs()
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+|\*\*[\d.]+\*\*) \|", (ROOT / "docs" / "cost.md").read_text(), re.MULTILINE)
+    told = {name.strip("*"): float(value.strip("*")) for name, value in rows[:8]}
+    total = told.pop("USD an hour")
+    assert sorted(told.values()) == pytest.approx(sorted(outputs["idle_usd_per_hour"].values()), abs=5e-5)
+    assert total == pytest.approx(outputs["idle_usd_per_hour_total"], abs=5e-4)
+    assert f"as of {outputs['prices_as_of'].split()[0]}" in (ROOT / "docs" / "cost.md").read_text()
 
 
 def destroy(cluster: Cluster, *words: str) -> "subprocess.CompletedProcess[str]":

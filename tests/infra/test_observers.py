@@ -1,7 +1,8 @@
-"""Prometheus with the configuration of the head: Ray's metrics and the trainer's, behind Ray's token."""
+"""Prometheus as the head configures it: Ray's metrics and the trainer's, behind Ray's token; and Grafana's files."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from nodes.observers import PROMETHEUS
+from nodes.observers import DASHBOARDS, DATASOURCE, PROMETHEUS, TRAINING
 from nodes.places import RAY_FILES, RAY_TOKEN
 from pipeline.prepare import prepare
 from tests.conftest import free_port, listening, tiny_config, wait_until
@@ -22,6 +25,8 @@ from tests.infra.stand_ins import RAY
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(400)]
 
 TOKEN = "fedcba9876543210" * 4
+DASHBOARD = json.loads(TRAINING)
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
 @pytest.fixture
@@ -96,3 +101,21 @@ def test_prometheus_sees_the_cluster_and_the_training(head: dict[str, str], prom
         (series,) = asked(prometheus, f"last_over_time(ray_pixelcnn_train_{name}[10m])")
         assert series["run"] == "watched"
         assert float(series["value"]) > 0
+
+    # What Grafana would ask; there are no GPUs here.
+    for expression in EXPRESSIONS:
+        query = expression.replace("$run", ".*")
+        found = asked(prometheus, f"last_over_time({query}[10m])" if "_train_" in query else query)
+        assert found or re.search("_gpus_|_gram_", query), query
+
+
+def test_grafanas_files_belong_together() -> None:
+    (source,) = yaml.safe_load(DATASOURCE)["datasources"]
+    places = {json.dumps(panel["datasource"]) for panel in DASHBOARD["panels"]}
+    assert places == {json.dumps({"type": source["type"], "uid": source["uid"]})}
+    assert [one["name"] for one in yaml.safe_load(DASHBOARDS)["providers"]] == ["ray", "training"]
+
+
+def test_the_dashboard_names_metrics_that_ray_has() -> None:
+    named = {name for text in EXPRESSIONS for name in re.findall(r"ray_(node_\w+)", text)}
+    assert {"node_gpus_utilization", "node_gram_used"} < named <= METRICS_GAUGES.keys()

@@ -8,7 +8,11 @@ import pytest
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.providers import _get_node_provider_cls
 from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.v2 import autoscaler, scheduler
+from ray.autoscaler.v2.instance_manager.reconciler import Reconciler
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 
+from nodes.capacity import RefusalsCount
 from nodes.provider import NO_CAPACITY, SpotThenOnDemand
 
 SPOT = {
@@ -57,7 +61,34 @@ def test_rays_class_is_what_the_fallback_was_written_for() -> None:
 
 
 def tags() -> dict[str, str]:
-    return {"ray-node-name": "worker", "ray-node-type": "worker"}
+    return {"ray-node-name": "worker", "ray-node-type": "worker", "ray-user-node-type": "g6.xlarge"}
+
+
+def lowered() -> dict[str, float]:
+    """Types that the autoscaler would now try last."""
+    return RefusalsCount().get_recoverable_resource_availabilities()
+
+
+def test_rays_autoscaler_is_what_the_refusals_were_written_for() -> None:
+    made = inspect.getsource(autoscaler.Autoscaler.__init__)
+    assert made.index("_init_cloud_instance_provider") < made.index("_init_instance_manager")
+    assert "= CloudResourceMonitor()" in inspect.getsource(autoscaler.Autoscaler._init_instance_manager)
+    assert "get_recoverable_resource_availabilities()" in inspect.getsource(Reconciler)
+    order = inspect.getsource(scheduler.ResourceDemandScheduler._sched_best_node)
+    assert order.index("recoverable_resource_availabilities.get(") < order.index("r.node.priority")
+    # Once Ray itself counts launches that failed, nodes/capacity.py is to go.
+    assert "ALLOCATION_FAILED" not in inspect.getsource(CloudResourceMonitor)
+    provider_on(Ec2(None))
+    assert autoscaler.CloudResourceMonitor is RefusalsCount
+
+
+@pytest.mark.parametrize("error", ["InsufficientInstanceCapacity", "Unsupported"])
+def test_a_type_that_is_not_to_be_had_is_tried_last(error: str) -> None:
+    with pytest.raises(NodeLaunchException):
+        provider_on(Ec2("InsufficientInstanceCapacity", error)).create_node(dict(SPOT), tags(), 1)
+    assert lowered() == {"g6.xlarge": 0.0}
+    provider_on(Ec2("InsufficientInstanceCapacity")).create_node(dict(SPOT), tags(), 1)
+    assert lowered() == {}
 
 
 @pytest.mark.parametrize("error", sorted(NO_CAPACITY))
@@ -70,7 +101,9 @@ def test_lack_of_spot_in_every_subnet_falls_back_to_on_demand(error: str) -> Non
     assert "InstanceMarketOptions" not in asked_after
     assert asked_after["InstanceType"] == "g6.xlarge"
     named = {tag["Key"]: tag["Value"] for tag in asked_after["TagSpecifications"][0]["Tags"]}
-    assert named == {"ray-cluster-name": "pixelcnn", "Name": "worker", "ray-node-type": "worker"}
+    assert named == {"ray-cluster-name": "pixelcnn", "Name": "worker"} | {
+        key: value for key, value in tags().items() if key != "ray-node-name"
+    }
 
 
 @pytest.mark.parametrize("error", ["UnauthorizedOperation", "InvalidParameterValue", "VcpuLimitExceeded"])
@@ -79,17 +112,5 @@ def test_other_errors_are_told_and_not_paid_for(error: str) -> None:
     with pytest.raises(NodeLaunchException) as raised:
         provider_on(ec2).create_node(dict(SPOT), tags(), 1)
     assert raised.value.category == error
+    assert "g6.xlarge" not in lowered() or error == "VcpuLimitExceeded"
     assert all("InstanceMarketOptions" in asked for asked in ec2.asked)
-
-
-def test_no_capacity_at_all_is_an_error_that_ray_can_count() -> None:
-    with pytest.raises(NodeLaunchException):
-        provider_on(Ec2("InsufficientInstanceCapacity", "InsufficientInstanceCapacity")).create_node(
-            dict(SPOT), tags(), 1
-        )
-
-
-def test_spot_is_kept_where_it_is_to_be_had() -> None:
-    ec2 = Ec2(None)
-    provider_on(ec2).create_node(dict(SPOT), tags(), 1)
-    assert [asked["InstanceMarketOptions"] for asked in ec2.asked] == [{"MarketType": "spot"}]

@@ -28,23 +28,36 @@ def test_examples_can_be_planned(name: str, initialised: Path) -> None:
     assert terraform(initialised, "test", *words).splitlines()[-1] == "Success! 1 passed, 0 failed."
 
 
-@pytest.mark.infra
 def test_terraforms_tests(initialised: Path) -> None:
-    assert "0 failed" in terraform(initialised, "test", "-no-color").splitlines()[-1]
+    names = sorted({path.name for path in (initialised / "tests").glob("*.tftest.hcl")} - {"example.tftest.hcl"})
+    assert names == ["refused.tftest.hcl", "safe.tftest.hcl", "storage.tftest.hcl"]
+    told = terraform(initialised, "test", "-no-color", *(f"-filter=tests/{name}" for name in names))
+    assert told.splitlines()[-1] == "Success! 5 passed, 0 failed."
+
+
+def checker(name: str) -> str:
+    """A program of .venv-checkov, on PATH or named by a variable; skips where it is nowhere."""
+    found = os.environ.get(name.upper()) or shutil.which(name) or str(ROOT / ".venv-checkov" / "bin" / name)
+    if not Path(found).exists():
+        pytest.skip(f"{name} is not on PATH, named by {name.upper()} or in .venv-checkov; `make test` installs it")
+    return found
 
 
 def test_checkov_finds_nothing_beyond_the_reasoned_skips() -> None:
-    program = os.environ.get("CHECKOV") or shutil.which("checkov") or str(ROOT / ".venv-checkov" / "bin" / "checkov")
-    if not Path(program).exists():
-        pytest.skip("checkov is not on PATH, nor named by CHECKOV, nor in .venv-checkov; `make test-infra` installs it")
-    command = [program, "--directory", str(INFRA), "--framework", "terraform", "--output", "json", "--compact",
-               "--quiet", "--skip-download"]  # fmt: skip
+    command = [checker("checkov"), "--directory", str(INFRA), "--framework", "terraform", "dockerfile",
+               "--output", "json", "--compact", "--quiet", "--skip-download"]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    report = json.loads(run.stdout)
-    failed = [f"{check['check_id']} {check['resource']}" for check in report["results"]["failed_checks"]]
+    reports = {report["check_type"]: report for report in json.loads(run.stdout)}
+    failed = [
+        f"{check['check_id']} {check['resource']}"
+        for report in reports.values()
+        for check in report["results"]["failed_checks"]
+    ]
     assert failed == []
-    assert report["summary"]["passed"] > 100, "checkov looked at nearly nothing"
+    passed = {kind: report["summary"]["passed"] for kind, report in reports.items()}
+    assert passed["terraform"] > 100, "checkov looked at nearly nothing"
+    assert passed["dockerfile"] > 10, "checkov looked at nearly nothing"
     skips = [
         line.strip() for path in INFRA.rglob("*.tf") for line in path.read_text().splitlines() if "checkov:skip" in line
     ]

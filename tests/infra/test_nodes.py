@@ -1,0 +1,111 @@
+"""What runs on the machines and needs none: the idle guard, the metrics, the shard cache, the database's URL."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from nodes import idle_guard, instance_store, metrics
+from nodes.mlflow_server import database_url
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Puts a program on PATH that notes its words, then does what a line of shell says."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+    def make(name: str, line: str = "true") -> Path:
+        noted, program = tmp_path / f"{name}-words", tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "$@" >> {noted}\n{line}\n')
+        program.chmod(0o755)
+        return noted
+
+    return make
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """States of the jobs that the head's dashboard tells, one list after the other, to whoever has the token."""
+    told: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.path == "/api/jobs/" and self.headers["Authorization"] == "Bearer secret"
+            self.send_response(200 if allowed and told else 403)
+            self.end_headers()
+            if allowed and told:
+                states = told.pop(0) if len(told) > 1 else told[0]
+                self.wfile.write(json.dumps([{"status": state} for state in states.split()]).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "token").write_text("secret\n")
+    for module in (idle_guard, metrics):
+        monkeypatch.setattr(module, "DASHBOARD", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(idle_guard, "RAY_TOKEN", tmp_path / "token")
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+def test_idle_guard_shuts_down_only_after_the_hours_without_work(
+    jobs: list[str], stand_in: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown, hours = stand_in("shutdown", "true"), iter(range(100))
+    monkeypatch.setenv("PIXELCNN_IDLE_GUARD_HOURS", "2")
+    monkeypatch.setattr(idle_guard.time, "monotonic", lambda: 3600.0 * next(hours))
+    monkeypatch.setattr(idle_guard.time, "sleep", lambda _: None)
+    jobs += ["SUCCEEDED", "PENDING", "RUNNING FAILED", "STOPPED", "STOPPED", ""]
+    idle_guard.main()
+    assert shutdown.read_text() == "-h now\n"
+    assert next(hours) == 7  # work was last seen at 3 hours; 6 is the first that is more than 2 after it
+
+
+def test_idle_guard_takes_a_head_that_does_not_answer_for_one_at_work(jobs: list[str]) -> None:
+    assert idle_guard.idle_seconds(0, 7200, None) == idle_guard.idle_seconds(0, 7200, 3) == 0
+    assert idle_guard.idle_seconds(0, 7200, 0) == 7200
+    assert metrics.known_jobs_at_work() is None
+    jobs.append("RUNNING PENDING SUCCEEDED")
+    assert metrics.known_jobs_at_work() == 2
+
+
+def test_metrics_of_each_role(jobs: list[str], stand_in: Callable[[str, str], Path]) -> None:
+    jobs.append("RUNNING")
+    stand_in("nvidia-smi", "echo 3; echo 97")
+    worker = metrics.measure("worker")
+    assert (worker.keys(), worker["GpuUsedPercent"]) == ({"DiskUsedPercent", "GpuUsedPercent"}, 97)
+    head = metrics.measure("head")
+    assert (head["RayAlive"], head["JobsAtWork"]) == (0, 1)  # the stand-in doesn't tell its health
+    assert metrics.measure("mlflow").keys() == {"DiskUsedPercent"}
+
+
+@pytest.mark.parametrize(("model", "made"), [(instance_store.MODEL, True), ("Amazon Elastic Block Store", False)])
+def test_shard_cache_is_the_instances_own_disk_or_a_folder(
+    model: str, made: bool, stand_in: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "shards"
+    monkeypatch.setattr(instance_store, "SHARD_CACHE", cache)
+    disks = {"blockdevices": [{"path": "/dev/nvme0n1", "model": None}, {"path": "/dev/nvme1n1", "model": f"{model} "}]}
+    stand_in("lsblk", f"echo '{json.dumps(disks)}'")
+    mkfs, mount, chown = (stand_in(name, "true") for name in ("mkfs.ext4", "mount", "chown"))
+    instance_store.mount_shard_cache()
+    assert cache.is_dir()
+    assert chown.read_text() == f"pixelcnn:pixelcnn {cache}\n"
+    assert mkfs.exists() == mount.exists() == made
+    if made:
+        assert mkfs.read_text() == "-q -F /dev/nvme1n1\n"
+        assert mount.read_text() == f"-o noatime /dev/nvme1n1 {cache}\n"
+
+
+def test_database_url_is_tls_and_takes_any_password() -> None:
+    secret = json.dumps({"username": "mlflow", "password": "a/b:c@d e%", "port": 5432})
+    url = database_url("db.example", secret)
+    assert url == "postgresql+psycopg2://mlflow:a%2Fb%3Ac%40d%20e%25@db.example:5432/mlflow?sslmode=require"
+    assert database_url("", "").startswith("sqlite:////")
