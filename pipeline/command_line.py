@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tyro
+from tyro.conf import AvoidSubcommands, Suppress
 
 from pipeline.config import Config, flatten
 from pipeline.cost import describe
 from pipeline.errors import StoppedError, UserError
-from pipeline.model_config import PortraitModel
+from pipeline.model_config import GatedPixelCNNModel, Model, PortraitModel
 from pipeline.presets import PRESETS
 from pipeline.storage import MissingObjectError, absolute_url, read
 
@@ -25,6 +26,9 @@ TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
 class Command(Config):
     """Everything that a job needs to know."""
 
+    preset: Suppress[str] = "digits"
+    """Preset that this configuration started from."""
+    model: AvoidSubcommands[Model] = GatedPixelCNNModel()
     dry_run: bool = False
     """Print the resolved configuration, parameters, FLOPs and cost, and do nothing."""
 

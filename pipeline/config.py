@@ -4,7 +4,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from tyro.conf import AvoidSubcommands, Suppress
 
 from models.trainable import TrainableModel
 from pipeline.errors import UserError
@@ -215,9 +214,9 @@ class Tracking(Section):
 class Config(Section):
     """Everything that a job needs to know."""
 
-    preset: Suppress[str] = "digits"
+    preset: str = "digits"
     """Preset that this configuration started from."""
-    model: AvoidSubcommands[Model] = GatedPixelCNNModel()
+    model: Model = GatedPixelCNNModel()
     data: Data = Data()
     train: Training = Training()
     run: Run = Run()

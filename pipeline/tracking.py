@@ -241,11 +241,17 @@ class _Session:
 
 
 class SystemMetrics:
-    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs."""
+    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs; none without MLflow.
+
+    A machine that only trains may lack it: what a run tells is then kept in its folder, as if the server were away.
+    """
 
     def __init__(self) -> None:
-        from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
-
+        self._monitors: list[Any] = []
+        try:
+            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+        except ImportError:
+            return
         self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
         with contextlib.suppress(Exception):  # MLflow's monitor raises what it likes where there is no NVIDIA GPU
             self._monitors.append(gpu_monitor.GPUMonitor())
