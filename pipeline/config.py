@@ -96,8 +96,10 @@ class Training(Section):
     """Largest norm of the gradient of the loss in nats a sub-pixel."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay a step of the averaged weights used for evaluation and samples."""
+    horizontal_flips: bool = False
+    """Mirror each training image left to right with probability one half, anew each epoch; evaluation never does."""
     seed: int = 0
-    """Seed of weights, order of images and dropout."""
+    """Seed of weights, order of images, flips and dropout."""
 
 
 class Run(Section):
