@@ -125,8 +125,9 @@ class Run(Section):
     keep_best: int = Field(default=1, ge=0)
     """Checkpoints with the best measure on data.val_split that are kept beside the newest; those count that were
     evaluated at their own step."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the model; auto: on GPUs."""
+    compile: Literal["auto", "on", "off", "reduce-overhead", "max-autotune"] = "auto"
+    """torch.compile of the model and its losses; auto: on GPUs. The last two are torch.compile's modes of these names:
+    CUDA graphs, and kernels chosen by trial, which takes minutes at the start."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Autocast of the forward pass; auto: bfloat16 on GPUs, float32 on CPUs."""
 
