@@ -99,6 +99,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, self.step)
         self.optimizer.zero_grad(set_to_none=True)
+        torch.compiler.cudagraph_mark_step_begin()  # with CUDA graphs: what the step before left may be overwritten
         images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)
         losses = torch.zeros((), device=self.worker.device)
         for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):
