@@ -55,7 +55,7 @@ def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
 
     rows = json.loads((out / "curve.json").read_text())
     trained = [row["images_seen"] for row in rows if "train/bits_per_dim" in row]
-    assert trained == [64, 128, 256, 320, 384]  # the line of step 6 fell to the piece's first two steps
+    assert trained == [64, 128, 192, 256, 320, 384]
     assert all(0.0 <= row["train/data_wait_fraction"] <= 1.0 for row in rows if "train/bits_per_dim" in row)
     seconds = [row["seconds"] for row in rows if row["kind"] == "train"]
     assert seconds == sorted(seconds)
