@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test test-cluster test-infra lint ci clean
+.PHONY: help install demo ui gpu-figures test test-cluster test-infra lint ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,6 +26,11 @@ demo: .venv/installed ## prepare, train, evaluate and draw the digits on two wor
 
 ui: .venv/installed ## open MLflow's UI on http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+
+gpu-figures: .venv/installed ## on a machine with a GPU, CIFAR-10 prepared in data/cifar10: every figure of docs/gpu.md
+	$(BIN)/python -m benchmarks.gpu_train --minutes 60 --data cifar10=data/cifar10
+	$(BIN)/python -m benchmarks.gpu_sampling
+	$(BIN)/python -m benchmarks.gpu_cifar10 --minutes 60
 
 lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/ruff check .

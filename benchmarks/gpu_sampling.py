@@ -8,35 +8,13 @@ run. `--device cpu --batch 1 --size 8` tries the script without a GPU.
 """
 
 import argparse
-import time
 
 import torch
 
+from benchmarks.device import device_name, matmul_peak, seconds_of
 from models.sampling import draw
 from pipeline.precision import on_device
 from pipeline.presets import PRESETS
-
-MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for what the device has been given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype, times: int = 10) -> float:
-    """TFLOP/s of square matrix products, the best of some."""
-    size = MATMUL_SIZES[device.type]
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(times):
-        synchronize(device)
-        started = time.perf_counter()
-        left @ right
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e12
 
 
 def seconds(preset: str, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
@@ -46,14 +24,12 @@ def seconds(preset: str, batch: int, size: int, device: torch.device, dtype: tor
     model = on_device(config.build_model(), device).eval()
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if model.reads_labels else None
     size = size or config.data.image_size
-    taken = 0.0
-    for _ in range(2):
-        synchronize(device)
-        started = time.perf_counter()
+
+    def batch_drawn() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             draw(model, height=size, width=size, seeds=range(batch), condition=labels)  # type: ignore[arg-type]
-        synchronize(device)
-        taken = time.perf_counter() - started
+
+    taken = [seconds_of(batch_drawn, device) for _ in range(2)][-1]
     return taken, model.flops(size, size)
 
 
@@ -68,8 +44,7 @@ def main() -> None:
     words = parser.parse_args()
     device, dtype = torch.device(words.device), getattr(torch, words.precision)
     peak = matmul_peak(device, dtype)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
+    print(f"{device_name(device)}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
     print("| preset | batch | seconds | images/s | TFLOP/s | share of the peak |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for preset in words.presets:

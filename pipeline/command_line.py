@@ -10,21 +10,26 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tyro
+from tyro.conf import AvoidSubcommands, Suppress
 
 from pipeline.config import Config, flatten
 from pipeline.cost import describe
 from pipeline.errors import StoppedError, UserError
-from pipeline.model_config import PortraitModel
+from pipeline.model_config import GatedPixelCNNModel, Model, PortraitModel
 from pipeline.presets import PRESETS
 from pipeline.storage import MissingObjectError, absolute_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
+REGISTER_KEY = "--tracking.register-as"
 TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
 
 
 class Command(Config):
     """Everything that a job needs to know."""
 
+    preset: Suppress[str] = "digits"
+    """Preset that this configuration started from."""
+    model: AvoidSubcommands[Model] = GatedPixelCNNModel()
     dry_run: bool = False
     """Print the resolved configuration, parameters, FLOPs and cost, and do nothing."""
 
@@ -117,6 +122,7 @@ def _override(name: str, purpose: str, config: Config, words: Sequence[str]) -> 
     """The configuration with the overrides that the words name."""
     preset = PRESETS[config.preset]
     default = Command(**dict(config))
+    words = [re.sub(r"^--register(?==|$)", REGISTER_KEY, word) for word in words]
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):

@@ -1,10 +1,9 @@
 """The one configuration tree: read from the command line, sent to workers as JSON, kept in checkpoints and MLflow."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from tyro.conf import AvoidSubcommands, Suppress, arg
 
 from models.trainable import TrainableModel
 from pipeline.errors import UserError
@@ -97,8 +96,10 @@ class Training(Section):
     """Largest norm of the gradient of the loss in nats a sub-pixel."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay a step of the averaged weights used for evaluation and samples."""
+    horizontal_flips: bool = False
+    """Mirror each training image left to right with probability one half, anew each epoch; evaluation never does."""
     seed: int = 0
-    """Seed of weights, order of images and dropout."""
+    """Seed of weights, order of images, flips and dropout."""
 
 
 class Run(Section):
@@ -124,8 +125,9 @@ class Run(Section):
     keep_best: int = Field(default=1, ge=0)
     """Checkpoints with the best measure on data.val_split that are kept beside the newest; those count that were
     evaluated at their own step."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the model; auto: on GPUs."""
+    compile: Literal["auto", "on", "off", "reduce-overhead", "max-autotune"] = "auto"
+    """torch.compile of the model and its losses; auto: on GPUs. The last two are torch.compile's modes of these names:
+    CUDA graphs, and kernels chosen by trial, which takes minutes at the start."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Autocast of the forward pass; auto: bfloat16 on GPUs, float32 on CPUs."""
 
@@ -210,7 +212,7 @@ class Tracking(Section):
     """MLflow experiment of the run."""
     patience_seconds: float = Field(default=30.0, ge=0.0)
     """How long the end of a run waits for a server that is down, in seconds; the rest is kept for the next start."""
-    register_as: Annotated[str, arg(aliases=["--register"])] = Field(default="", pattern=r"^[\w. -]*$")
+    register_as: str = Field(default="", pattern=r"^[\w. -]*$")
     """Registered model of MLflow that the run becomes a version of when `train` has ended; nothing: of none. `register`
     takes data.name where it is empty."""
 
@@ -218,9 +220,9 @@ class Tracking(Section):
 class Config(Section):
     """Everything that a job needs to know."""
 
-    preset: Suppress[str] = "digits"
+    preset: str = "digits"
     """Preset that this configuration started from."""
-    model: AvoidSubcommands[Model] = GatedPixelCNNModel()
+    model: Model = GatedPixelCNNModel()
     data: Data = Data()
     train: Training = Training()
     run: Run = Run()

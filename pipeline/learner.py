@@ -18,7 +18,7 @@ from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
 from pipeline.model_config import PortraitModel
 from pipeline.optim import build_averaged, build_optimizer, learning_rate
-from pipeline.precision import autocast, compiled, on_device
+from pipeline.precision import ModelWithLosses, compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream, own_parts
 from pipeline.tracking import Entry
@@ -42,7 +42,7 @@ class Learner:
         self._parts = list(own_parts(config, worker.rank, worker.world_size))
         self.gradient_norm = torch.zeros((), device=worker.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
-        self._forward: nn.Module = self.model
+        self._losses: nn.Module = ModelWithLosses(config, self.model, worker.device)
 
     @property
     def averaged_model(self) -> TrainableModel:
@@ -66,12 +66,12 @@ class Learner:
             elif isinstance(self.config.model, PortraitModel):
                 for model in (self.model, self.averaged_model):
                     load_embedding(self.config.model, model)
-        self._forward = compiled(self.config, self.model, self.worker.device)
+        self._losses = compiled(self.config, self._losses, self.worker.device)
         if self.worker.world_size > 1:
             # So asked, it never regroups its buckets. Regrouped after the first step, they would round otherwise in a
             # run that goes on, with three workers or more; on GPUs, where bits aren't promised, speed comes first.
             keeps_buckets = self.worker.device.type == "cpu"
-            self._forward = DistributedDataParallel(self._forward, find_unused_parameters=keeps_buckets)
+            self._losses = DistributedDataParallel(self._losses, find_unused_parameters=keeps_buckets)
         return entries
 
     def stream(self) -> TrainingStream:
@@ -99,6 +99,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.train, self.step)
         self.optimizer.zero_grad(set_to_none=True)
+        torch.compiler.cudagraph_mark_step_begin()  # with CUDA graphs: what the step before left may be overwritten
         images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)
         losses = torch.zeros((), device=self.worker.device)
         for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):
@@ -122,9 +123,7 @@ class Learner:
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         images = images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(self.worker.device, non_blocking=True)
-        with autocast(self.config, self.worker.device):
-            outputs = self._forward(images, labels) if self.model.reads_labels else self._forward(images)
-        losses = self.model.losses(outputs, images, labels).sum() * (1.0 if count else 0.0)
+        losses = self._losses(images, labels).sum() * (1.0 if count else 0.0)
         # DistributedDataParallel gives the mean over workers, so each divides by its share of the batch.
         share = self.config.train.batch_size / self.worker.world_size
         (losses / (share * units(self.model.measure, self.config.dims))).backward()
@@ -132,9 +131,9 @@ class Learner:
 
     def _exchange(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
         """Whether a backward pass exchanges gradients, which only the last one of a step has to."""
-        if wanted or not isinstance(self._forward, DistributedDataParallel):
+        if wanted or not isinstance(self._losses, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self._forward.no_sync()
+        return self._losses.no_sync()
 
     def require_finite(self) -> None:
         """Raise DivergedError on every worker if any step since the start had a loss or gradient that is not finite."""

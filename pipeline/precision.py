@@ -4,8 +4,9 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from models.trainable import TrainableModel
 from pipeline.config import Config
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -13,9 +14,13 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 for convolutions where run.precision says so; parameters and likelihood stay in float32 or better."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(config, device))
+
+
+def in_bfloat16(config: Config, device: torch.device) -> bool:
+    """Whether run.precision asks for bfloat16 on the device."""
     on_gpu = config.run.precision == "auto" and device.type == "cuda"
-    enabled = config.run.precision == "bfloat16" or on_gpu
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return config.run.precision == "bfloat16" or on_gpu
 
 
 def on_device(model: ModelT, device: torch.device) -> ModelT:
@@ -23,7 +28,24 @@ def on_device(model: ModelT, device: torch.device) -> ModelT:
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+class ModelWithLosses(nn.Module):
+    """Images and labels to the loss of each image, as one graph: a compiler then fuses the losses with the logits."""
+
+    def __init__(self, config: Config, model: TrainableModel, device: torch.device) -> None:
+        super().__init__()
+        self.model, self._device_type, self._in_bfloat16 = model, device.type, in_bfloat16(config, device)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image."""
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._in_bfloat16):
+            outputs = self.model(images, labels) if self.model.reads_labels else self.model(images)
+        return self.model.losses(outputs, images, labels)
+
+
 def compiled(config: Config, model: nn.Module, device: torch.device) -> nn.Module:
     """The model as run.compile says: through torch.compile on GPUs, as it is on CPUs."""
-    wanted = config.run.compile == "on" or (config.run.compile == "auto" and device.type == "cuda")
-    return torch.compile(model) if wanted else model  # type: ignore[return-value]
+    how = config.run.compile
+    if how == "off" or (how == "auto" and device.type != "cuda"):
+        return model
+    mode = how if how in ("reduce-overhead", "max-autotune") else None
+    return torch.compile(model, mode=mode)  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import uuid
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ class RunIdentity:
 def default_tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a sqlite file in the folder where the job was started."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, "unknown" where it is no checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) -> RunIdentity:

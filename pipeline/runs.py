@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
-from pipeline.run_identity import RunIdentity, identify
+from pipeline.run_identity import RunIdentity, git_commit, identify
 from pipeline.storage import be_patient, exists, join, read, write
 from pipeline.tracking import Tracker, end_run, last_checkpoint_told
 from pipeline.train import train
@@ -123,7 +122,7 @@ def prepare_digits(config: Config) -> None:
 def identity_of(config: Config, url: str = "", name: str = "") -> RunIdentity:
     """What MLflow knows the run by; another folder and name are those of a search."""
     manifest = load_manifest(config, config.data.train_split)
-    identity = identify(config, manifest, url or run_url_of(config), _git_commit())
+    identity = identify(config, manifest, url or run_url_of(config), git_commit())
     return dataclasses.replace(identity, name=name) if name else identity
 
 
@@ -201,12 +200,3 @@ def _averaged_model(config: Config, worker: RayWorker) -> tuple[TrainableModel, 
         assert checkpoint is not None
         model.load_state_dict(checkpoint.weights(averaged=True))
         return on_device(model, worker.device), checkpoint.state
-
-
-def _git_commit() -> str:
-    """The commit of the code that runs, "unknown" where it is no checkout."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()

@@ -1,4 +1,8 @@
-"""Shards: WebDataset tars of lossless PNG images with their label, written whole and read with their hash checked."""
+"""Shards: WebDataset tars of lossless PNG images with their label, written whole and read with their hash checked.
+
+webdataset is imported where a shard is written, or one is read that isn't laid out as `pack` does: training on prepared
+shards needs none.
+"""
 
 import hashlib
 import io
@@ -8,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import webdataset
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
@@ -58,6 +61,8 @@ def decode_png(record: Record, shape: tuple[int, int, int]) -> UInt8[np.ndarray,
 
 def pack(records: Sequence[Record]) -> bytes:
     """The tar of the records by webdataset's writer: the same records give the same bytes."""
+    import webdataset
+
     buffer = io.BytesIO()
     # With a time that isn't an int tarfile writes a kilobyte more for each entry.
     with webdataset.TarWriter(buffer, encoder=False, mtime=0) as writer:
@@ -113,6 +118,8 @@ def _checked(url: str, shard: Shard) -> bytes:
 
 
 def _webdataset_records(content: bytes, url: str) -> list[Record]:
+    import webdataset
+
     files = webdataset.tariterators.tar_file_expander([{"url": url, "stream": io.BytesIO(content)}])
     return [
         Record(sample["__key__"], sample["png"], int(sample["cls"]))

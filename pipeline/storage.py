@@ -1,7 +1,7 @@
 """The door to object storage: the same few operations on s3://bucket/key and on local files.
 
 Endpoint, region and credentials come from the standard AWS environment and profile chain through boto3
-(AWS_PROFILE, AWS_ENDPOINT_URL and so on).
+(AWS_PROFILE, AWS_ENDPOINT_URL and so on). It is imported where a URL is s3://, so folders need no boto3.
 """
 
 import errno
@@ -15,10 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import boto3
-import botocore.exceptions
-from botocore.config import Config as BotoConfig
 
 from pipeline.errors import LastingError, UserError
 
@@ -123,6 +119,8 @@ def exists(url: str) -> bool:
     with _explained(url):
         if not is_s3(url):
             return Path(url).is_file()
+        import botocore.exceptions
+
         bucket, key = _split(url)
         try:
             _client().head_object(Bucket=bucket, Key=key)
@@ -176,6 +174,8 @@ def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
 
     boto3 by itself asks again for answers that never begin (503, refused connections), not for bodies that break off.
     """
+    import botocore.exceptions
+
     global _resumed
     received, end = bytearray(), "" if size is None else start + size - 1
     same: dict[str, str] = {}
@@ -199,6 +199,9 @@ def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
 
 @functools.cache
 def _client() -> Any:
+    import boto3
+    from botocore.config import Config as BotoConfig
+
     return boto3.session.Session().client(
         "s3",
         config=BotoConfig(
@@ -218,7 +221,7 @@ def _split(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _code(error: botocore.exceptions.ClientError) -> str:
+def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -229,30 +232,41 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingObjectError(f"{url}: no such file; check the path") from error
-    except botocore.exceptions.ClientError as error:
-        raise _explain_refusal(url, error) from error
-    except (
-        botocore.exceptions.NoCredentialsError,
-        botocore.exceptions.PartialCredentialsError,
-        botocore.exceptions.ProfileNotFound,
-        botocore.exceptions.TokenRetrievalError,
-    ) as error:
-        raise UserError(
-            f"{url}: no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except botocore.exceptions.BotoCoreError as error:
-        raise UserError(
-            f"{url}: object storage can't be reached ({error}); check AWS_ENDPOINT_URL and the network"
-        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LastingError(
                 f"{url}: the disk is full; free space or choose another folder, then run the same command"
             ) from error
         raise UserError(f"{url}: {error.strerror or error}; check the path and its permissions") from error
+    except Exception as error:
+        explained = _explain_boto(url, error) if is_s3(url) else None
+        if explained is None:
+            raise
+        raise explained from error
 
 
-def _explain_refusal(url: str, error: botocore.exceptions.ClientError) -> UserError:
+def _explain_boto(url: str, error: Exception) -> UserError | None:
+    """What an error of boto3 says in one line; None for any other error."""
+    import botocore.exceptions
+
+    if isinstance(error, botocore.exceptions.ClientError):
+        return _explain_refusal(url, error)
+    without_credentials = (
+        botocore.exceptions.NoCredentialsError,
+        botocore.exceptions.PartialCredentialsError,
+        botocore.exceptions.ProfileNotFound,
+        botocore.exceptions.TokenRetrievalError,
+    )
+    if isinstance(error, without_credentials):
+        return UserError(
+            f"{url}: no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if isinstance(error, botocore.exceptions.BotoCoreError):
+        return UserError(f"{url}: object storage can't be reached ({error}); check AWS_ENDPOINT_URL and the network")
+    return None
+
+
+def _explain_refusal(url: str, error: Any) -> UserError:
     code = _code(error)
     if code == "NoSuchBucket" or (code in MISSING_KEY and error.operation_name in ("HeadBucket", "ListObjectsV2")):
         return UserError(f"{url}: the bucket {_split(url)[0]!r} does not exist; create it or correct the name")

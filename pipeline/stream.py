@@ -74,6 +74,13 @@ def group_places(manifest: Manifest, group: list[int], seed: int, epoch: int) ->
     return [places[index] for index in order]
 
 
+def group_flips(manifest: Manifest, group: list[int], seed: int, epoch: int) -> list[bool]:
+    """Which places of a group, in their order, are mirrored left to right: each with probability one half."""
+    count = sum(manifest.shards[shard].records for shard in group)
+    flips: list[bool] = (np.random.default_rng([seed, epoch, 2, group[0]]).random(count) < 0.5).tolist()
+    return flips
+
+
 class TrainingStream:
     """This rank's share of every global batch from `images_seen` on, without end.
 
@@ -82,7 +89,7 @@ class TrainingStream:
     global batch. Each rank fetches every shard and decodes its own records only; two groups of data.shuffle_shards
     shards are in memory: the one in use and the next, which is read meanwhile. With data.on_bad_shard skip, what a
     rank can't read is missing from its batches, which may then be empty, and counted in `records_skipped`; every place
-    keeps its batch and rank.
+    keeps its batch and rank. With train.horizontal_flips each place mirrors the image that it holds, or doesn't.
     """
 
     def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
@@ -140,17 +147,17 @@ class TrainingStream:
     def _batches(self) -> Iterator[Batch]:
         """Own records, gathered into batches: position i of the sequence is this rank's if its part of the batch is."""
         size, ends = self.config.train.batch_size, [part.stop for part in self._parts]
-        records: list[list[Record]] = [[]]
-        for position, record in self._own_records():
+        records: list[list[tuple[Record, bool]]] = [[]]
+        for position, record, flipped in self._own_records():
             if record:
-                records[-1].append(record)
+                records[-1].append((record, flipped))
             if position % size + 1 == ends[-1]:
                 yield self._stacked(records)
                 records = [[]]
             elif position % size + 1 in ends:
                 records.append([])
 
-    def _stacked(self, records: list[list[Record]]) -> Batch:
+    def _stacked(self, records: list[list[tuple[Record, bool]]]) -> Batch:
         parts = [self._sound(part) for part in records]
         sound = [pair for part in parts for pair in part]
         self.records_skipped += sum(map(len, self._parts)) - len(sound)
@@ -162,9 +169,13 @@ class TrainingStream:
             [len(part) for part in parts],
         )
 
-    def _sound(self, records: list[Record]) -> list[tuple[Any, Record]]:
-        images = [(self._unless_bad(decode_png, record, self.manifest.shape), record) for record in records]
-        return [(image, record) for image, record in images if image is not None]
+    def _sound(self, records: list[tuple[Record, bool]]) -> list[tuple[Any, Record]]:
+        sound = []
+        for record, flipped in records:
+            image = self._unless_bad(decode_png, record, self.manifest.shape)
+            if image is not None:
+                sound.append((image[:, :, ::-1] if flipped else image, record))
+        return sound
 
     def _unless_bad(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT | None:
         """What the function gives; None, told in a line, if it can't and data.on_bad_shard is skip."""
@@ -176,17 +187,21 @@ class TrainingStream:
             print(f"rank {self.rank} skips: {error}", flush=True)
             return None
 
-    def _own_records(self) -> Iterator[tuple[int, Record | None]]:
+    def _own_records(self) -> Iterator[tuple[int, Record | None, bool]]:
+        """Positions of the sequence that are this rank's, the record of each if it can be read, and its mirroring."""
         size, own = self.config.train.batch_size, range(self._parts[0].start, self._parts[-1].stop)
         seed, position = self.config.train.seed, self.images_seen
         wanted, in_use = itertools.tee(self._groups_from(position))
         shards = ([self.manifest.shards[index] for index in group] for _, _, group in wanted)
         for (epoch, start, group), reads in zip(in_use, read_ahead(self.config, self.manifest, shards), strict=True):
             records = {shard: self._unless_bad(read.result) for shard, read in zip(group, reads, strict=True)}
-            for place in group_places(self.manifest, group, seed, epoch)[position - start :]:
+            places = group_places(self.manifest, group, seed, epoch)
+            flips = group_flips(self.manifest, group, seed, epoch)
+            for place, flip in zip(places[position - start :], flips[position - start :], strict=True):
                 if position % size in own:
                     of_shard = records[place.shard]
-                    yield position, of_shard[place.record] if of_shard else None
+                    flipped = flip and self.config.train.horizontal_flips
+                    yield position, of_shard[place.record] if of_shard else None, flipped
                 position += 1
             del reads, records  # else three groups are held while the next one's reads end
 

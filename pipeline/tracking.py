@@ -283,9 +283,10 @@ class _Session:
 
 
 class SystemMetrics:
-    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs.
+    """MLflow's own monitors of CPU, memory, disk, network and GPU, read when training logs; none without MLflow.
 
-    A thread makes them, as importing MLflow takes a second or more; until then there is nothing to read.
+    A thread makes them, as importing MLflow takes a second or more; until then there is nothing to read. A machine that
+    only trains may lack it: what a run tells is then kept in its folder, as if the server were away.
     """
 
     def __init__(self) -> None:
@@ -293,9 +294,11 @@ class SystemMetrics:
         threading.Thread(target=self._make, name="system-metrics", daemon=True).start()
 
     def _make(self) -> None:
-        with IMPORTING:
-            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
-
+        try:
+            with IMPORTING:
+                from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+        except ImportError:
+            return
         monitors: list[Any] = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
         with contextlib.suppress(Exception):  # MLflow's monitor raises what it likes where there is no NVIDIA GPU
             monitors.append(gpu_monitor.GPUMonitor())

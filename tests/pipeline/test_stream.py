@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Config
+from pipeline.config import Config, changed_result_keys
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest, Shard, load_manifest, split_url
 from pipeline.prepare import prepare
@@ -180,3 +180,53 @@ def test_what_is_skipped_is_told_and_counted(digits: Config, capsys: pytest.Capt
     assert 2 * lost <= stream.records_skipped <= 3 * lost, "those of two epochs, and some of the one that is read ahead"
     assert "rank 0 skips: " in (told := capsys.readouterr().out)
     assert "shard-000000.tar: truncated or altered" in told
+
+
+def images_by_position(
+    config: Config, batches: int, *, world_size: int = 1, images_seen: int = 0
+) -> list[torch.Tensor]:
+    """The images of the global batches, put together from all ranks."""
+    manifest = load_manifest(config, "train")
+    per_rank = []
+    for rank in range(world_size):
+        with TrainingStream(config, manifest, rank=rank, world_size=world_size, images_seen=images_seen) as stream:
+            per_rank.append([batch.images for batch in itertools.islice(stream, batches)])
+    return [torch.cat([per_rank[rank][step] for rank in range(world_size)]) for step in range(batches)]
+
+
+def labels_of(config: Config, batches: int) -> list[int]:
+    with TrainingStream(config, load_manifest(config, "train"), rank=0, world_size=1, images_seen=0) as stream:
+        return [label for batch in itertools.islice(stream, batches) for label in batch.labels.tolist()]
+
+
+def test_flips_mirror_half_of_the_images_anew_each_epoch_and_nothing_else(digits: Config) -> None:
+    flipping = digits.model_copy(update={"train": digits.train.model_copy(update={"horizontal_flips": True})})
+    batches = 2 * load_manifest(digits, "train").num_images // 32
+    plain, flipped = (torch.cat(images_by_position(config, batches)) for config in (digits, flipping))
+    mirrored = (flipped == plain.flip(3)).flatten(1).all(1)
+    assert ((flipped == plain).flatten(1).all(1) | mirrored).all()
+    assert 0.45 < mirrored.float().mean() < 0.55
+    assert keys_of(flipping, batches) == keys_of(digits, batches)
+    times = Counter(key for key, one in zip(keys_of(digits, batches), mirrored.tolist(), strict=True) if one)
+    assert set(times.values()) == {1, 2}
+    assert labels_of(flipping, 10) == labels_of(digits, 10)
+    assert changed_result_keys(digits, flipping) == ["train.horizontal_flips (was False, now True)"]
+
+
+def test_flips_are_the_same_for_any_number_of_workers_and_from_any_place(digits: Config) -> None:
+    config = digits.model_copy(update={"train": digits.train.model_copy(update={"horizontal_flips": True})})
+    undisturbed = images_by_position(config, 60)
+    for world_size, seen in ((2, 0), (4, 0), (1, 17), (2, 51), (1, 59)):
+        met = images_by_position(config, 60 - seen, world_size=world_size, images_seen=seen * 32)
+        assert all(torch.equal(one, other) for one, other in zip(met, undisturbed[seen:], strict=True))
+
+
+def test_evaluation_never_flips(digits: Config) -> None:
+    config = digits.model_copy(update={"train": digits.train.model_copy(update={"horizontal_flips": True})})
+    manifest = load_manifest(digits, "val")
+    pairs = zip(
+        evaluation_batches(digits, manifest, 50, rank=0, world_size=1),
+        evaluation_batches(config, manifest, 50, rank=0, world_size=1),
+        strict=True,
+    )
+    assert all(torch.equal(one.images, other.images) for one, other in pairs)

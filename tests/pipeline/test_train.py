@@ -86,10 +86,11 @@ def test_training_learns_and_reports(digits: Config, capsys: pytest.CaptureFixtu
     assert "val: " in told
 
 
-@pytest.mark.parametrize("dies_after", [1, 4, 5, 9, 11])
+@pytest.mark.parametrize(("dies_after", "flips"), [(1, False), (4, True), (5, False), (9, True), (11, False)])
 def test_killed_run_ends_with_the_same_weights_bit_for_bit(
-    dies_after: int, digits: Config, monkeypatch: pytest.MonkeyPatch
+    dies_after: int, flips: bool, digits: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    digits = changed(digits, train={"horizontal_flips": flips})
     undisturbed = changed(digits, run={"name": "undisturbed"})
     fit(undisturbed)
     real_advance = Learner.advance

@@ -1,0 +1,45 @@
+"""What the figures of a device stand on: its name, its clock, and its measured peaks."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
+COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds from the device at rest to the device at rest after the work."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, times: int = 10) -> float:
+    """TFLOP/s of square matrix products of random numbers, the best of some."""
+    size = MATMUL_SIZES[device.type]
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = min(seconds_of(lambda: left @ right, device) for _ in range(times))
+    return 2 * size**3 / best / 1e12
+
+
+def copy_peak(device: torch.device, times: int = 10) -> float:
+    """TB/s of a copy within the device's memory, bytes read and written both counted, the best of some."""
+    source = torch.randint(0, 256, (COPY_BYTES[device.type],), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = min(seconds_of(lambda: target.copy_(source), device) for _ in range(times))
+    return 2 * source.numel() / best / 1e12
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, "CPU" for none."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

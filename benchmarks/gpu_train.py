@@ -1,0 +1,224 @@
+"""A training step on a GPU: images/s, TFLOP/s, share of the matmul peak, memory, and where the time goes.
+
+    python -m benchmarks.gpu_train [PRESET ...] [--at 128] [--batches 64 128 ...] [--minutes 9] [--out gpu-figures]
+
+The step is the training loop's own (`pipeline.learner.Learner.advance`), on random images of the preset's size. Every
+variant is tried at `--at` images a step; the best of them at every size of `--batches` until memory is out, and
+profiled. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a bfloat16 matmul's in
+the same run. Rows are written to OUT/train.json as they come, and the same command goes on after the last one; a size
+that doesn't fit is a row, too. `--data PRESET=FOLDER` feeds the step from prepared shards, too, and tells the share of
+time waited for data. `--device cpu --small` runs it all in seconds on a CPU, whose figures mean nothing.
+"""
+
+import argparse
+import gc
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
+from benchmarks.lone_worker import LoneWorker, changed
+from benchmarks.operations import time_by_group
+from benchmarks.step_record import OUT_OF_MEMORY, Record, in_short, table
+from pipeline.config import Config
+from pipeline.cost import training_flops
+from pipeline.learner import Learner
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.presets import PRESETS
+from pipeline.stream import Batch
+
+DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
+SMALL_SIZE = 8
+SMALL = {"num_layers": 2, "num_filters": 12, "head_filters": 12}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step is run: what of our own choices is left out, one at a time."""
+
+    compile: str = "on"
+    channels_last: bool = True
+    fused: bool = True
+
+
+VARIANTS = {
+    "default": Variant(),
+    "eager": Variant(compile="off"),
+    "reduce-overhead": Variant(compile="reduce-overhead"),
+    "max-autotune": Variant(compile="max-autotune"),
+    "contiguous": Variant(channels_last=False),
+    "plain-adamw": Variant(fused=False),
+    "eager-contiguous-plain": Variant("off", channels_last=False, fused=False),
+}
+QUICK = [name for name in VARIANTS if name != "max-autotune"]
+"""Those that don't take minutes to compile."""
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].contiguous(), *inputs[1:])
+
+
+def learner_of(config: Config, variant: Variant, device: torch.device, manifest: Manifest | None = None) -> Learner:
+    """The learner as `jobs.train` makes it, but for what the variant leaves out."""
+    config = changed(config, run={"compile": variant.compile})
+    learner = Learner(config, LoneWorker(device), manifest or _no_manifest(config))
+    if not variant.channels_last:
+        learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        learner.model.register_forward_pre_hook(_contiguous)
+    for group in learner.optimizer.param_groups:
+        group["fused"] = variant.fused
+    learner.restore()
+    return learner
+
+
+def _no_manifest(config: Config) -> Manifest:
+    data = config.data
+    shape = (data.channels, data.image_size, data.image_size)
+    return Manifest(
+        name="random", version="random", split="train", shape=shape, levels=data.levels, resize="none", classes=(),
+        prepare_seed=0, shards=(),
+    )  # fmt: skip
+
+
+def random_batch(config: Config) -> Batch:
+    """Random levels and labels, where the stream has them: in the host's memory."""
+    count, data = config.train.batch_size, config.data
+    images = torch.randint(0, data.levels, (count, data.channels, data.image_size, data.image_size), dtype=torch.uint8)
+    return Batch(images, torch.randint(0, data.num_classes, (count,)), [], [count])
+
+
+def measure(config: Config, variant: Variant, device: torch.device, seconds: float, profiled: bool) -> dict[str, Any]:
+    """Figures of a variant at the configuration's batch size; {"error": ...} where memory is out."""
+    _free(device)
+    try:
+        return _measure(config, variant, device, seconds, profiled)
+    except torch.OutOfMemoryError:
+        return {"error": OUT_OF_MEMORY}
+
+
+def _measure(config: Config, variant: Variant, device: torch.device, seconds: float, profiled: bool) -> dict[str, Any]:
+    learner, batch = learner_of(config, variant, device), random_batch(config)
+    started = time.perf_counter()
+    for _ in range(3):
+        learner.advance(batch)
+    synchronize(device)
+    first_steps = time.perf_counter() - started
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds or not steps:
+        for _ in range(5 if device.type == "cuda" else 1):
+            learner.advance(batch)
+            steps += 1
+        synchronize(device)
+    taken = time.perf_counter() - started
+    learner.require_finite()
+    rate = steps * config.train.batch_size / taken
+    figures = {
+        "images_per_second": rate,
+        "tflops": rate * training_flops(config) / 1e12,
+        "milliseconds_a_step": 1e3 * taken / steps,
+        "gigabytes": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
+        "seconds_of_first_steps": first_steps,
+    }
+    if profiled:
+        groups, kernels = time_by_group(lambda: learner.advance(batch), 3, device)
+        figures |= {"milliseconds_by_group": groups, "longest_kernels": kernels}
+    return figures
+
+
+def measure_stream(config: Config, variant: Variant, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Images/s and share of the time waited for data where the step is fed from prepared shards."""
+    _free(device)
+    learner = learner_of(config, variant, device, load_manifest(config, config.data.train_split))
+    with learner.stream() as stream:
+        for _ in range(3):
+            learner.advance(next(stream))
+        synchronize(device)
+        waited, started, steps = stream.seconds_waited, time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            learner.advance(next(stream))
+            steps += 1
+        synchronize(device)
+        taken, waited = time.perf_counter() - started, stream.seconds_waited - waited
+    rate = steps * config.train.batch_size / taken
+    return {"images_per_second": rate, "data_wait_fraction": waited / taken}
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def row(record: Record, config: Config, name: str, words: argparse.Namespace, profiled: bool = False) -> Any:
+    """The figures of a variant, measured unless they are there or the call's minutes are over; then None."""
+    key = f"{config.preset}/{config.train.batch_size}/{name}{'/profile' if profiled else ''}"
+    if key not in record.values and not record.is_over:
+        figures = measure(config, VARIANTS[name], torch.device(words.device), words.seconds, profiled)
+        record.put(key, figures | {"variant": asdict(VARIANTS[name])})
+        print(key, in_short(figures, record.peak), flush=True)
+    return record.values.get(key)
+
+
+def measure_preset(record: Record, config: Config, words: argparse.Namespace) -> None:
+    """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the stream."""
+    at = changed(config, train={"batch_size": words.at})
+    figures = {name: row(record, at, name, words) or {} for name in words.variants}
+    best = max(figures, key=lambda name: figures[name].get("images_per_second", 0.0))
+    for size in words.batches:
+        found = row(record, changed(config, train={"batch_size": size}), best, words)
+        if found is None or "error" in found:
+            break
+    for name in dict.fromkeys([best, words.variants[-1]]):
+        row(record, at, name, words, profiled=True)
+    folder = dict(pair.split("=", 1) for pair in words.data).get(config.preset)
+    key = f"{config.preset}/{words.at}/stream"
+    if folder and key not in record.values and not record.is_over:
+        fed = changed(at, data={"url": folder})
+        record.put(key, measure_stream(fed, VARIANTS[best], torch.device(words.device), words.seconds))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's words."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", default=DEFAULT_PRESETS, metavar="PRESET")
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048])
+    parser.add_argument("--at", type=int, default=128, help="images a step at which variants are compared")
+    parser.add_argument("--variants", nargs="+", default=QUICK, choices=VARIANTS)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for which each rate is measured")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which no further row is begun")
+    parser.add_argument("--data", nargs="*", default=[], metavar="PRESET=FOLDER", help="of prepared shards")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--small", action="store_true", help="tiny models on 8x8 images, to try the script")
+    parser.add_argument("--out", type=Path, default=Path("gpu-figures"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    words = arguments()
+    device = torch.device(words.device)
+    record = Record(words.out, words.minutes)
+    found = {"name": device_name(device), "torch": torch.__version__}
+    if {key: record.values.get("device", {}).get(key) for key in found} != found:
+        peaks = {"matmul_tflops": matmul_peak(device, torch.bfloat16), "copy_tbps": copy_peak(device)}
+        record.values = {}
+        record.put("device", found | peaks)
+    print(record.values["device"], flush=True)
+    for preset in words.presets:
+        config = PRESETS[preset].config
+        config = changed(config, run={"url": str(words.out / "none")})
+        if words.small:
+            config = changed(config, model=SMALL, data={"image_size": SMALL_SIZE})
+        measure_preset(record, config, words)
+    print(table(record))
+    (words.out / "train.md").write_text(table(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

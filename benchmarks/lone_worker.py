@@ -1,0 +1,67 @@
+"""The training loop's worker without Ray: this process alone, on a device, told to stop by a function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.config import Config
+from pipeline.told import Orders
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class LoneWorker:
+    """One worker of one; `stops` is asked after every step, `tell` gets what the loop shows and reports."""
+
+    device: torch.device
+    stops: Callable[[], bool] = _never
+    tell: Callable[[dict[str, float]], None] | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Take where the run stands after a checkpoint."""
+        if self.tell:
+            self.tell(metrics)
+
+    def show(self, run: str, metrics: dict[str, float]) -> None:
+        """Take the metrics of a line of progress."""
+        if self.tell:
+            self.tell(metrics)
+
+    def orders(self) -> Orders:
+        """To stop, once it is time."""
+        return Orders.STOP if self.stops() else Orders.NONE
+
+    def is_preempted(self) -> bool:
+        """Nobody takes this process's machine away with notice."""
+        return False
+
+    def hold(self) -> None:
+        """Never asked for, as nothing here orders it."""
+        raise NotImplementedError("a lone worker is never told to hold")
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    """The configuration with some fields of some sections set."""
+    values = config.model_dump()
+    return Config.model_validate(values | {name: values[name] | fields for name, fields in sections.items()})
+
+
+def with_overrides(config: Config, words: list[str]) -> Config:
+    """The configuration with words like "train.steps=100" set, values as pydantic reads them.
+
+    Raises:
+        UserError: a key is unknown or a value doesn't fit.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        section, _, field = key.partition(".")
+        sections.setdefault(section, {})[field] = value
+    return changed(config, **sections)

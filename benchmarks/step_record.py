@@ -1,0 +1,69 @@
+"""The rows of `benchmarks.gpu_train`: kept as they come, and as a table."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+OUT_OF_MEMORY = "out of memory"
+PAPER_IMAGES = 200_000 * 128
+
+
+class Record:
+    """The rows of OUT/train.json, written as they come; a key that is there isn't measured again."""
+
+    def __init__(self, out: Path, minutes: float) -> None:
+        self._file, self._until = out / "train.json", time.monotonic() + 60 * minutes
+        out.mkdir(parents=True, exist_ok=True)
+        self.values: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self.values[key] = value
+        self._file.write_text(json.dumps(self.values, indent=1))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the minutes of this call are over."""
+        return time.monotonic() >= self._until
+
+    @property
+    def peak(self) -> float:
+        """The matmul peak of the device in TFLOP/s."""
+        return float(self.values["device"]["matmul_tflops"])
+
+
+def in_short(figures: dict[str, Any], peak: float) -> str:
+    """A row in a few words."""
+    if "error" in figures:
+        return str(figures["error"])
+    return f"{figures['images_per_second']:.1f} images/s, {figures['tflops'] / peak:.1%} of the peak"
+
+
+def table(record: Record) -> str:
+    """The rows as Markdown."""
+    peak = record.peak
+    lines = [
+        "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, row in record.values.items():
+        if key.count("/") != 2 or key.endswith("/stream"):
+            continue
+        start = f"| {' | '.join(key.split('/'))} |"
+        if "error" in row:
+            lines.append(f"{start} {row['error']} | | | | |")
+            continue
+        memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.1f}"
+        hours = PAPER_IMAGES / row["images_per_second"] / 3600
+        lines.append(
+            f"{start} {row['images_per_second']:,.1f} | {row['tflops']:.3f} | {row['tflops'] / peak:.1%} | {memory} | "
+            f"{hours:,.1f} |"
+        )
+    for key, row in record.values.items():
+        if key.endswith("/profile") and "error" not in row:
+            groups = row["milliseconds_by_group"]
+            lines += ["", f"{key}, milliseconds a step: {', '.join(f'{name} {ms:.2f}' for name, ms in groups.items())}"]
+        if key.endswith("/stream"):
+            lines += ["", f"{key}: {row['images_per_second']:,.1f} images/s, data wait {row['data_wait_fraction']:.1%}"]
+    return "\n".join(lines)

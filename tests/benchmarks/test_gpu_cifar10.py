@@ -1,0 +1,96 @@
+"""The training in pieces and the figures of a step, as they run on a GPU machine: here on the CPU, at small size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_cifar10 import Piece, arguments, run
+from pipeline.config import Config
+from pipeline.manifest import load_manifest
+from pipeline.train import train
+from tests.conftest import LocalWorker
+from tests.pipeline.test_train import assert_same, changed, final_weights, identity_of
+
+TINY = """
+    model.num_layers=2 model.num_filters=8 model.kernel_size=3 model.head_filters=16 model.condition_dropout=0.2
+    train.steps=12 train.batch_size=32 train.warmup_steps=2 train.horizontal_flips=true run.log_interval=2
+    data.shuffle_shards=3 data.records_per_shard=150 evaluate.batch_size=60 sample.count=4 sample.grid_columns=2
+"""
+LIGHT = """
+import runpy, sys
+for name in ("ray", "mlflow", "boto3", "botocore", "webdataset", "tyro", "pyarrow", "sklearn", "optuna"):
+    sys.modules[name] = None
+for words in (sys.argv[1].split(), sys.argv[2].split()):
+    sys.argv = words
+    runpy.run_module(f"benchmarks.{words[0]}", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MLflow that doesn't answer, so that nobody waits for its tables to be made."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("no_server")
+def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
+    digits: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    called = f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {out} --points 2 --train-images 150"
+    words = arguments(called.split())
+    turns = iter([False] * 5 + [True] * 10)
+    with monkeypatch.context() as first_call:
+        first_call.setattr(Piece, "is_over", lambda piece: next(turns))
+        assert not run(words)
+    assert run(words)
+    config = Config.model_validate_json((out / "config.json").read_text())
+    undisturbed = changed(config, run={"name": "undisturbed"})
+    metrics = train(undisturbed, LocalWorker(""), identity_of(undisturbed))
+    assert_same(final_weights(config), final_weights(undisturbed))
+
+    rows = json.loads((out / "curve.json").read_text())
+    trained = [row["images_seen"] for row in rows if "train/bits_per_dim" in row]
+    assert trained == [64, 128, 192, 256, 320, 384]
+    assert all(0.0 <= row["train/data_wait_fraction"] <= 1.0 for row in rows if "train/bits_per_dim" in row)
+    seconds = [row["seconds"] for row in rows if row["kind"] == "train"]
+    assert seconds == sorted(seconds)
+    evaluated = {
+        (row["step"], row["weights"], row["split"], row["labels"]): row for row in rows if row["kind"] == "evaluation"
+    }
+    assert len(evaluated) == 2 * 2 * 2 * 2
+    last = evaluated[12, "averaged", "test", True]
+    assert last["bits_per_dim"] == metrics["val/bits_per_dim"]
+    assert last["bits_per_dim"] != evaluated[12, "averaged", "test", False]["bits_per_dim"]
+    assert last["bits_per_dim"] != evaluated[12, "raw", "test", True]["bits_per_dim"]
+    assert last["images"] == load_manifest(config, "val").num_images == 179
+    assert evaluated[6, "raw", "train", True]["images"] == 150
+    for name in ("curve.png", "report.md", "samples/samples.png"):
+        assert (out / name).stat().st_size > 200
+
+
+def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
+    """What a GPU machine without network may lack is kept from being imported."""
+    figures = f"gpu_train digits --small --device cpu --data digits={digits.data.url} --at 4 --batches 2 4"
+    figures += f" --variants eager eager-contiguous-plain --seconds 0.1 --out {tmp_path}/figures"
+    pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
+    pieces += f" --out {tmp_path}/out"
+    command = [sys.executable, "-c", LIGHT, figures, pieces]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "figures/train.json").read_text())
+    assert {key for key in rows if "error" not in rows[key]} == {
+        "device",
+        "digits/4/eager",
+        "digits/4/eager-contiguous-plain",
+        *[key for key in rows if key.startswith("digits/2/")],
+        *[key for key in rows if key.endswith("/profile")],
+        "digits/4/stream",
+    }
+    assert "| digits | 4 | eager |" in done.stdout
+    kept = json.loads((tmp_path / "out/runs/digits/undelivered-tracking.json").read_text())
+    assert {"metrics", "image", "status"} <= {entry["kind"] for entry in kept}
