@@ -23,7 +23,7 @@ from pipeline.checkpoint import newest_config
 from pipeline.config import flatten
 from pipeline.learner import run_url_of
 from pipeline.search.record import load_records
-from pipeline.search.space import MEMBER, Choice, Space, is_population, rounded, trial_config
+from pipeline.search.space import Choice, Space, is_population, member_name, rounded, trial_config, trial_name
 from pipeline.search.trial import Plan
 
 TRIES = 200
@@ -37,8 +37,7 @@ def searching(plan: Plan, concurrent: int) -> dict[str, Any]:
     if is_population(plan.config):
         members = _members(plan)
         searcher = BasicVariantGenerator(points_to_evaluate=members, max_concurrent=concurrent)
-        space = {MEMBER: tune.choice([0])} | _domains(plan.space)
-        return {"param_space": space, "search_alg": searcher, "num_samples": len(members)}
+        return {"param_space": _domains(plan.space), "search_alg": searcher, "num_samples": len(members)}
     if search.searcher == "grid":
         choices = {key: domain for key, domain in plan.space.items() if isinstance(domain, Choice)}
         space = {key: tune.grid_search(list(domain.values)) for key, domain in choices.items()}
@@ -75,10 +74,9 @@ def _members(plan: Plan) -> list[dict[str, Any]]:
     members = []
     for number in range(plan.config.search.num_trials):
         drawn = rounded(plan.space, sampler.ask(OptunaSearch.convert_search_space(_domains(plan.space))).params)
-        name, _ = plan.named({MEMBER: number} | drawn)
-        before = newest_config(run_url_of(trial_config(plan.config, drawn, name)))
+        before = newest_config(run_url_of(trial_config(plan.config, drawn, member_name(number))))
         kept = {key: flatten(before)[key] for key in plan.space} if before else {}
-        members.append({MEMBER: number} | drawn | kept)
+        members.append(drawn | kept)
     return members
 
 
@@ -102,7 +100,7 @@ class _Distinct(OptunaSearch):
         """Values that were not tried, or that nothing is left to try."""
         for _ in range(TRIES):
             values = super().suggest(trial_id)
-            name, _ = self._plan.named(values)
+            name = trial_name(rounded(self._plan.space, values))
             if name not in self._names:
                 self._names.add(name)
                 return values

@@ -54,7 +54,7 @@ class Recorder(tune.Callback):
 
     def _record(self, trial: Any) -> TrialRecord:
         """The trial's record, made where there is none; the values of a population's member change on its way."""
-        name, values = self._plan.named(trial.config)
+        name, values = self._plan.named(trial.trial_id, trial.config)
         record = self._records.get(name)
         if record is None:
             gflop = training_flops(trial_config(self._plan.config, values, name)) / 1e9

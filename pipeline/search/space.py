@@ -19,8 +19,6 @@ REMEDY = "write KEY=choice(a,b,...), KEY=uniform(low,high), KEY=loguniform(low,h
 DIGITS = 4
 """Digits to which drawn numbers are rounded, so that configuration, name and table say the same."""
 
-MEMBER = "member"
-"""Key of a population's members, which keep their number when their values change."""
 POPULATION_KEYS = (
     "train.learning_rate",
     "train.weight_decay",
@@ -143,6 +141,11 @@ def trial_name(values: Values) -> str:
     name = "-".join(words)
     safe = re.sub(r"[^\w.\-]", "_", name)
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def member_name(number: int) -> str:
+    """Name of a population's member."""
+    return f"member{number}"
 
 
 def search_name(config: Config) -> str:

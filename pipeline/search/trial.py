@@ -27,7 +27,7 @@ from pipeline.learner import run_url_of
 from pipeline.runs import run_training
 from pipeline.search.places import TellPlaces
 from pipeline.search.record import ENDED, load_record
-from pipeline.search.space import MEMBER, Space, is_population, rounded, trial_config, trial_name
+from pipeline.search.space import Space, is_population, member_name, rounded, trial_config, trial_name
 from pipeline.storage import join
 
 POINTER = "checkpoint-of-run.json"
@@ -47,16 +47,16 @@ class Plan:
     taken: Queue
     """Where trials tell what places they take."""
 
-    def named(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def named(self, trial_id: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """A trial's name and its rounded values; a member of a population keeps its name when they change."""
-        taken = rounded(self.space, {key: values[key] for key in self.space})
-        return f"{MEMBER}{values[MEMBER]}" if MEMBER in values else trial_name(taken), taken
+        taken = rounded(self.space, values)
+        return member_name(int(trial_id.rsplit("_", 1)[-1])) if is_population(self.config) else trial_name(taken), taken
 
 
 def run_trial(values: dict[str, Any], plan: Plan) -> None:
     """Tell again what is kept of the trial, then train on; its process takes no CPU beside its workers'."""
     os.environ["MLFLOW_TRACKING_URI"] = plan.tracking_uri
-    name, values = plan.named(values)
+    name, values = plan.named(tune.get_context().get_trial_id(), values)
     config, record = trial_config(plan.config, values, name), load_record(plan.url, name)
     telling = Telling(config, is_population(plan.config))
     reports = [report.model_dump() for report in record.reports] if record else []
