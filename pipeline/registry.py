@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from pipeline.errors import UserError
 from pipeline.packing import pack
 from pipeline.run_identity import RunIdentity
 from pipeline.tracking import KEY_TAG, require_server
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 SERVED = "pipeline.served_model"
 LOGGED_NAME = "density"
@@ -215,7 +218,10 @@ def _version(version: Any) -> Version:
 @contextlib.contextmanager
 def _told(tracking_uri: str) -> Iterator[Any]:
     """A client; what the server refuses or leaves unanswered becomes a UserError."""
-    require_server(tracking_uri)
+    try:
+        require_server(tracking_uri)
+    except UserError as error:
+        raise UserError(f"{error}; run the same command again once it answers") from error
     import mlflow
 
     try:

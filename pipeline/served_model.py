@@ -6,6 +6,7 @@ of an image), or scored by `task` "score". Every row has a seed, from which it i
 
 import base64
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ class ServedModel:
             self._encode, model = model.encode, model.decoder
         assert isinstance(model, AutoregressiveModel)
         self._model = model
+        # MLflow's server predicts in threads, and a CUDA graph is captured with no other work beside it.
+        self._one_at_a_time = threading.Lock()
 
     @torch.no_grad()
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -98,14 +101,15 @@ class ServedModel:
                 refuse(f"param {name}: {asked[name]!r} is none of {', '.join(choices)}; send one of them")
         if not len(model_input) or not len(model_input.columns):
             refuse(f'no row with one of the columns {", ".join(COLUMNS)}: send a row an image, {{"seed": 0}} at least')
-        rows = Rows(model_input, self._config, self._model)
-        images = rows.images()
-        condition = self._condition(rows, images, asked["task"])
-        if asked["task"] == "score":
-            return self._score(rows, images, condition)
         if not asked["temperature"] > 0.0:
             refuse(f"param temperature: {asked['temperature']} is not above 0; send 1 to draw from the model itself")
-        return self._sample(rows, images, condition, asked)
+        rows = Rows(model_input, self._config, self._model)
+        images = rows.images()
+        with self._one_at_a_time:
+            condition = self._condition(rows, images, asked["task"])
+            if asked["task"] == "score":
+                return self._score(rows, images, condition)
+            return self._sample(rows, images, condition, asked)
 
     def _condition(self, rows: Rows, images: Tensor | None, task: str) -> Condition | None:
         """What the images are given, from the labels, the vectors or the images' own encoder; None for nothing."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.train import job as train_job
+from pipeline.config import Config
+from pipeline.runs import run_sampling
 from tests.conftest import free_port, listening, wait_until
-from tests.integration.test_two_workers import words_for
+from tests.pipeline.test_train import changed
 
 
 @contextmanager
@@ -71,19 +74,21 @@ def refusal(port: int, rows: list[dict[str, Any]], **params: Any) -> str:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_a_run_registered_by_train_answers_over_http(run_job: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    words = [*words_for(str(tmp_path), "tiny", 40, 20), "--cluster.num-workers", "0"]
-    status, told = run_job("jobs.train", "digits", *words, "--register", "figures")
-    assert status == 0, told
-    assert "registered figures version 1 as champion (there was no champion): " in told
-    status, told = run_job("jobs.register", "tiny", "--tracking.register-as", "figures")
-    assert status == 0, told
-    assert "registered figures version 1 as champion (it was before): " in told
-    drawn_url = str(tmp_path / "drawn")
-    sampled = ["--sample.count", "10", "--sample.grid-columns", "1", "--sample.url", drawn_url, "--sample.seed", "5"]
-    status, told = run_job("jobs.sample", "digits", *words, *sampled)
-    assert status == 0, told
-    with np.load(tmp_path / "drawn" / "samples.npz") as arrays:
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's own, of its own types
+def test_a_run_registered_by_train_answers_over_http(
+    digits: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = changed(
+        digits,
+        cluster={"num_workers": 0},
+        run={"sample_interval": 100},
+        sample={"count": 10, "grid_columns": 1, "seed": 5},
+        tracking={"register_as": "figures"},
+    )
+    train_job(config)
+    assert "registered figures version 1 as champion (there was no champion): " in capsys.readouterr().out
+    drawn = run_sampling(config)
+    with np.load(Path(drawn["url"]) / "samples.npz") as arrays:
         expected = dict(arrays)
 
     with served("models:/figures@champion", tmp_path / "server") as port:
