@@ -28,8 +28,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 KEY_TAG = "pixelcnn.run"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""By which MLflow's UI opens the experiment on its runs, and not on traces of language models."""
 SMALL_SUFFIX = "+compressed.webp"
 """Of the second file of an image, which the UI shows; a server that died may have only the first."""
 METRICS_AT_ONCE = 1000
@@ -210,7 +208,7 @@ class _Session:
         location = None
         if identity.tracking_uri.startswith("sqlite:///"):
             location = join(os.path.dirname(identity.tracking_uri.removeprefix("sqlite:///")), "mlartifacts")
-        return str(self._client.create_experiment(identity.experiment, location, EXPERIMENT_TAGS))
+        return str(self._client.create_experiment(identity.experiment, artifact_location=location))
 
     def _describe(self, identity: RunIdentity, there: dict[str, str], inputs: list[Any]) -> None:
         params = [self._entities.Param(name, value) for name, value in identity.params.items() if name not in there]

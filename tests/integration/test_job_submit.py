@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from tests.conftest import free_port
@@ -22,7 +23,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     home = tmp_path / "home"
     home.mkdir()
     environment = os.environ | {
-        "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS_PORT": str(gcs),
         "PATH": f"{RAY.parent}:{os.environ['PATH']}",
     }  # fmt: skip
     for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
@@ -53,7 +54,9 @@ def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
     assert re.search(r"step 20/20  images 1,280  [\d.]+ bits/dim", told)
     home = Path(head["HOME"], "pixelcnn-ray")
     assert (home / "runs/digits/step-000000020/checkpoint.json").is_file()
-    assert (home / "mlflow.db").is_file()
+    (run,) = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").search_runs(["1"])
+    assert run.data.tags["ray_job_id"].startswith("raysubmit_")
+    assert run.data.tags["cluster"].endswith(f":{head['GCS_PORT']}")
 
 
 WAIT_AND_SUBMIT = """

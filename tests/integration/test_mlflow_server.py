@@ -32,20 +32,25 @@ PASSWORD = "not-the-default-one"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def database(folder: Path) -> Iterator[str]:
     """An empty Postgres where Debian's package is installed, else a sqlite file."""
     if not POSTGRES:
-        yield f"sqlite:///{tmp_path}/runs.db"
+        yield f"sqlite:///{folder}/runs.db"
         return
     # Postgres refuses to run as root, and pytest's folders are closed to other users.
-    programs, folder, port = POSTGRES[-1].parent, Path(tempfile.mkdtemp(prefix="postgres-")), free_port()
+    programs, home, port = POSTGRES[-1].parent, Path(tempfile.mkdtemp(prefix="postgres-")), free_port()
     other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if other:
-        shutil.chown(folder, "postgres")
-    make = [*other, programs / "initdb", "-D", folder / "data", "-U", "mlflow", "--auth", "trust"]
-    serve = [*other, programs / "postgres", "-D", folder / "data", "-k", folder, "-h", "127.0.0.1", "-p", str(port)]
-    with open(tmp_path / "postgres.log", "ab") as log:
+        shutil.chown(home, "postgres")
+    make = [*other, programs / "initdb", "-D", home / "data", "-U", "mlflow", "--auth", "trust"]
+    serve = [*other, programs / "postgres", "-D", home / "data", "-k", home, "-h", "127.0.0.1", "-p", str(port)]
+    with open(folder / "postgres.log", "ab") as log:
         subprocess.run(make, stdout=log, stderr=log, cwd="/", check=True)
         server = subprocess.Popen(serve, stdout=log, stderr=log, cwd="/")
     try:
@@ -54,28 +59,33 @@ def database(tmp_path: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
-        shutil.rmtree(folder)
+        shutil.rmtree(home)
 
 
-@pytest.fixture
-def server(tmp_path: Path, database: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """MLflow's server by production's command line and settings, and its user in this process's environment."""
-    one = Server(tmp_path)
+@pytest.fixture(scope="module")
+def server(folder: Path, database: str, s3_server: S3Server) -> Iterator[Server]:
+    """MLflow's server by production's command line and settings."""
+    one = Server(folder)
     _, *words = server_command("127.0.0.1", s3_server.bucket)
     one.words = [word.replace("0.0.0.0", "127.0.0.1").replace("5000", str(one.port)) for word in words]
-    (tmp_path / "auth.ini").write_text(auth_settings(tmp_path, PASSWORD))
+    (folder / "auth.ini").write_text(auth_settings(folder, PASSWORD))
     one.environment = s3_server.environment | {
-        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-this-test",
     }  # fmt: skip
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", one.uri)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     try:
         one.start()
         yield one
     finally:
         one.kill()
+
+
+@pytest.fixture(autouse=True)
+def user(server: Server, tracked_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's user in this process's environment, as on production's nodes."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
 
 
 def bits_at(step: int) -> float:

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.run_identity import identify
-from pipeline.search.space import grid, parse_space, search_url, trial_config, trial_name
+from pipeline.search.space import grid, parse_space, search_name, search_url, trial_config, trial_name
 from pipeline.tracking import open_run
 from pipeline.train import train
 from tests.conftest import LocalWorker
@@ -46,7 +46,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def search(config: Config) -> list[str]:
     """Train the trials of a search in this process, and give the ids of their MLflow runs."""
     manifest = load_manifest(config, "train")
-    parent = open_run(identify(config, manifest, search_url(config), "abc123"))
+    identity = identify(config, manifest, search_url(config), "abc123")
+    parent = open_run(dataclasses.replace(identity, name=search_name(config)))
     for values in grid(parse_space(config)):
         trial = trial_config(config, values, trial_name(values))
         identity = identify(trial, manifest, run_url_of(trial), "abc123")

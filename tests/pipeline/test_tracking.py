@@ -84,6 +84,47 @@ def test_restarts_go_on_in_the_same_run_and_repeat_nothing(identity: RunIdentity
     assert sum(artifact.path.endswith(".png") for artifact in images) == 1
 
 
+def test_tags_are_those_of_the_training_that_started_last(identity: RunIdentity) -> None:
+    def tracked(trains: bool, **tags: str) -> dict[str, str]:
+        tracker = Tracker(replace(identity, tags=identity.tags | tags))
+        if trains:
+            tracker.running()
+        tracker.close(None)
+        found = runs_of(identity)[0].data.tags
+        return {name: found.get(name, "") for name in ("cluster", "ray_job_id", "stopped_early")}
+
+    first = {"cluster": "local", "ray_job_id": "none", "stopped_early": "false"}
+    assert tracked(True, cluster="local", ray_job_id="none") == first
+    assert tracked(False, cluster="evaluated", stopped_early="true") == first
+    again = {"cluster": "pixelcnn", "ray_job_id": "raysubmit_1", "stopped_early": "false"}
+    assert tracked(True, **again) == again
+
+
+def test_metrics_go_together_and_a_step_counts_once(identity: RunIdentity) -> None:
+    tracker = Tracker(identity)
+    for step in range(1, 1101):
+        tracker.metrics(step, {"train/bits_per_dim": 1.0 / step})
+        if step % 500 == 0:
+            tracker.metrics(step, {"train/bits_per_dim": 0.0, "val/bits_per_dim": 2.0})
+    tracker.close(None)
+    assert history(identity, "train/bits_per_dim") == [(step, 1.0 / step) for step in range(1, 1101)]
+    assert history(identity, "val/bits_per_dim") == [(500, 2.0), (1000, 2.0)]
+
+
+def test_an_image_that_broke_off_between_its_files_is_completed(identity: RunIdentity) -> None:
+    tracker = Tracker(identity)
+    tracker.image(20, "samples", png())
+    tracker.close(None)
+    folder = Path(identity.tracking_uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    (small,) = folder.rglob("*.webp")
+    small.unlink()
+    again = Tracker(identity)
+    again.image(20, "samples", png())
+    again.close(None)
+    assert small.is_file()
+    assert len(list(folder.rglob("images/*"))) == 2
+
+
 def test_folder_removed_means_a_new_run(digits: Config, identity: RunIdentity) -> None:
     Tracker(identity).close("FINISHED")
     Path(run_url_of(digits), "run.json").unlink()
