@@ -18,7 +18,7 @@ from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 from nodes.observers import DASHBOARDS, DATASOURCE, PROMETHEUS, TRAINING
 from nodes.places import RAY_FILES, RAY_TOKEN
 from pipeline.prepare import prepare
-from tests.conftest import free_port, listening, tiny_config, wait_until
+from tests.conftest import free_port, tiny_config, wait_until
 from tests.infra.conftest import ROOT
 from tests.infra.stand_ins import RAY
 
@@ -69,10 +69,19 @@ def prometheus(head: dict[str, str], tmp_path: Path) -> Iterator[str]:
     ]  # fmt: skip
     with (tmp_path / "prometheus.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
-            wait_until(lambda: listening(port), 30, "Prometheus")
+            wait_until(lambda: ready(port), 60, "Prometheus")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+def ready(port: int) -> bool:
+    """Whether Prometheus takes queries, which it does some time after it listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def asked(prometheus: str, query: str) -> list[dict[str, str]]:

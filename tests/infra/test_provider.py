@@ -114,3 +114,11 @@ def test_other_errors_are_told_and_not_paid_for(error: str) -> None:
     assert raised.value.category == error
     assert "g6.xlarge" not in lowered() or error == "VcpuLimitExceeded"
     assert all("InstanceMarketOptions" in asked for asked in ec2.asked)
+
+
+def test_efas_interface_names_its_subnet_itself() -> None:
+    ec2, interface = Ec2(None), {"InterfaceType": "efa", "SubnetId": "subnet-1"}
+    provider_on(ec2).create_node(SPOT | {"SubnetIds": ["subnet-1"], "NetworkInterfaces": [interface]}, tags(), 1)
+    (asked,) = ec2.asked
+    assert asked["NetworkInterfaces"] == [interface]
+    assert asked.keys().isdisjoint({"SubnetId", "SubnetIds", "SecurityGroupIds"})

@@ -20,6 +20,8 @@ def test_files_are_in_terraforms_form() -> None:
 
 def test_configuration_is_valid(initialised: Path) -> None:
     assert json.loads(terraform(initialised, "validate", "-json"))["diagnostics"] == []
+    locked = re.findall(r'provider "(.+?)" \{\s+version\s+= "(\d+)', (initialised / ".terraform.lock.hcl").read_text())
+    assert locked == [("registry.terraform.io/hashicorp/aws", "5")]
 
 
 @pytest.mark.parametrize("name", ["minimal", "production"])
