@@ -212,7 +212,7 @@ def main() -> None:
     print(record.values["device"], flush=True)
     for preset in words.presets:
         config = PRESETS[preset].config
-        config = changed(config, run={"url": str(words.out / "none")})
+        config = changed(config, run={"url": str(words.out / "none")}, cluster={"num_workers": 1})
         if words.small:
             config = changed(config, model=SMALL, data={"image_size": SMALL_SIZE})
         measure_preset(record, config, words)
