@@ -101,7 +101,7 @@ def _circumstances(outcomes: list[Outcome]) -> list[str]:
     loads, steps = [one.load for one in outcomes], [one.seconds_a_step for one in outcomes]
     return [
         "",
-        f"{len(outcomes)} runs, {when[0]} to {when[-1]}; {'; '.join(sorted({one.machine for one in outcomes}))}.",
+        f"{len(outcomes)} runs, {' to '.join(sorted({when[0], when[-1]}))}; {'; '.join(sorted({one.machine for one in outcomes}))}.",
         f"A step of the run left alone took {_range(steps, 2)} s; when runs began, {_range(loads, 0)} processes on the "
         "mean wanted a core.",
     ]
