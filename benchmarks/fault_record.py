@@ -97,11 +97,11 @@ def table(outcomes: list[Outcome]) -> str:
 
 def _circumstances(outcomes: list[Outcome]) -> list[str]:
     """When and where, and how busy the machine was with other things."""
-    when = sorted(one.done[:10] for one in outcomes)
+    days, machines = {one.done[:10] for one in outcomes}, {one.machine for one in outcomes}
     loads, steps = [one.load for one in outcomes], [one.seconds_a_step for one in outcomes]
     return [
         "",
-        f"{len(outcomes)} runs, {when[0]} to {when[-1]}; {'; '.join(sorted({one.machine for one in outcomes}))}.",
+        f"{len(outcomes)} runs, {' to '.join(sorted({min(days), max(days)}))}; {'; '.join(sorted(machines))}.",
         f"A step of the run left alone took {_range(steps, 2)} s; when runs began, {_range(loads, 0)} processes on the "
         "mean wanted a core.",
     ]

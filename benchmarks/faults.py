@@ -40,7 +40,7 @@ class NotStruckError(Exception):
 def undisturbed(hosts: Hosts, steps: int, log_interval: int, interval: int) -> tuple[Job, float]:
     """A run that is left alone, and its seconds a step."""
     job = hosts[0].job(*words_for("undisturbed", 0, "s3://bucket/runs", steps, log_interval, interval))
-    assert job.end(3600) == 0, job.told
+    job.must_end(3600)
     require_whole_run(hosts, steps)
     told = job.steps()
     (first, first_step), (last, last_step) = told[0], told[-2]  # the last line is of the evaluation
@@ -70,7 +70,7 @@ def trial(hosts: Hosts, fault: Fault, seed: int, number: int) -> Outcome:
             ready(hosts, fault)
             jobs.append(hosts[0].job(*words))
             resumed = time.monotonic()
-        assert jobs[-1].end(2 * PATIENCE) == 0, jobs[-1].told
+        jobs[-1].must_end(2 * PATIENCE)
     finally:
         for job in jobs:
             if job.process.poll() is None:

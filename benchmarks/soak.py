@@ -31,7 +31,7 @@ SECONDS_BETWEEN_FAULTS = 60.0
 SECONDS_WITHOUT_A_NODE = 20.0
 SHARE_OF_TRAINING = 0.7
 """What of the soak's time is expected to be training: by it the number of steps is chosen."""
-TRIAL_STEPS, LOG_INTERVAL = 300, 10
+TRIAL_STEPS, LOG_INTERVAL = 150, 10
 
 
 def drain_and_return(hosts: Hosts, job: Job, rng: random.Random) -> None:
@@ -103,7 +103,7 @@ def soak(hosts: Hosts, words: list[str], seed: int, note: Callable[..., None]) -
                     strike(hosts, job, rng)
                 except Exception as error:  # what it left must be survived as well
                     note("strike broke off", error=f"{type(error).__name__}: {error}"[-2000:])
-        job.end()
+        job.end(PATIENCE)
     finally:
         if job.process.poll() is None:
             end(job.process)
@@ -137,7 +137,7 @@ def run_soak(minutes: float, record: Path) -> None:
     ):
         note("begun", minutes=minutes, machine=machine())
         speed = (TRIAL_STEPS - LOG_INTERVAL) / left_alone(hosts, "trial", TRIAL_STEPS)
-        steps = max(300, int(round(minutes * 60 * speed * SHARE_OF_TRAINING, -2)))
+        steps = max(200, int(round(minutes * 60 * speed * SHARE_OF_TRAINING, -2)))
         note("speed", steps_a_second=round(speed, 2), steps=steps)
         alone = left_alone(hosts, "undisturbed", steps)
         require_whole_run(hosts, steps)
@@ -158,7 +158,7 @@ def soak_words(name: str, min_workers: int, steps: int) -> list[str]:
 def left_alone(hosts: Hosts, name: str, steps: int) -> float:
     """Seconds from the first line to the last of a run that is left alone, and that all its workers do."""
     job = hosts[0].job(*soak_words(name, 0, steps))
-    assert job.end(7200) == 0, job.told
+    job.must_end(7200)
     (first, _), *_, (last, _) = job.steps()
     return last - first
 

@@ -105,6 +105,11 @@ class Job:
         self._thread.join(10)
         return status
 
+    def must_end(self, seconds: float = 280) -> None:
+        """Wait for its end, and fail with its status and what it printed if that is none of success."""
+        status = self.end(seconds)
+        assert status == 0, f"ended with status {status}:\n{self.told}"
+
 
 @dataclass(frozen=True)
 class Network:
