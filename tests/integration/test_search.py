@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -106,3 +107,25 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
         "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
     }  # fmt: skip
     assert {len(record["reports"]) for name, record in records.items() if name != "filters60000"} == {4}
+
+
+def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callable[..., tuple[int, str]]) -> None:
+    words = words_for(tmp_path, 1, 80, "pbt", "train.learning_rate=loguniform(1e-6,1e-2)")
+    words[words.index("--search.max-concurrent-trials") + 1] = "2"
+    words += ["--search.searcher", "random", "--search.num-trials", "2", "--search.perturbation-interval", "0.25"]
+    status, told = run_job("jobs.search", *words)
+    assert status == 0, told
+    change = re.search(r"(member\d)  goes on from another member's checkpoint: train.learning_rate \S+ -> (\S+)", told)
+    assert change
+    records = records_of(tmp_path)
+    assert {record["state"] for record in records.values()} == {"finished"}
+    assert {len(record["reports"]) for record in records.values()} == {4}
+    assert records[change.group(1)]["reports"][-1]["bits_per_dim"] < 3.5
+    newest = max((tmp_path / "runs/digits-search" / change.group(1)).glob("step-*"))
+    trained = json.loads((newest / "checkpoint.json").read_text())["config"]["train"]["learning_rate"]
+    assert trained == records[change.group(1)]["values"]["train.learning_rate"]
+    client = mlflow.MlflowClient()
+    for run in client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id]):
+        if run.info.run_name in records:
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/bits_per_dim")]
+            assert steps == [20, 40, 60, 80]
