@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare
@@ -87,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=400)
     steps = parser.parse_args().steps
+    torch.set_num_threads(1)  # as on a worker with one CPU
     root = Path(tempfile.mkdtemp(prefix="tracking-"))
     server = Server(root)
     server.start()

@@ -26,7 +26,8 @@ def png() -> bytes:
 
 @pytest.fixture
 def identity(digits: Config) -> RunIdentity:
-    return identify(digits, load_manifest(digits, "train"), run_url_of(digits), "abc123")
+    identity = identify(digits, load_manifest(digits, "train"), run_url_of(digits), "abc123")
+    return replace(identity, patience_seconds=120.0)  # a busy machine makes the tables of a new sqlite file in 20 s
 
 
 def runs_of(identity: RunIdentity) -> list[Run]:
