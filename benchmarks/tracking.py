@@ -20,9 +20,10 @@ import torch
 
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
+from pipeline.mlflow_run import SystemMetrics
 from pipeline.prepare import prepare
 from pipeline.run_identity import identify
-from pipeline.tracking import SystemMetrics, Tracker
+from pipeline.tracking import Tracker
 from pipeline.train import RankZeroTracker, train
 from tests.conftest import LocalWorker, tiny_config
 from tests.faulty_proxy import faulty_proxy

@@ -16,8 +16,8 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluate import sum_over_workers
 from pipeline.manifest import load_manifest, split_url
+from pipeline.mlflow_run import require_server
 from pipeline.storage import delete, join, read, write
-from pipeline.tracking import require_server
 from pipeline.worker import Worker
 
 READ_BYTES = 64_000_000

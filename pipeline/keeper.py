@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pipeline.checkpoint import folder_name
 from pipeline.evaluate import Measured
 from pipeline.learner import Learner, run_url_of
+from pipeline.mlflow_run import CHECKPOINT_TAG
 from pipeline.orders import wait_for_all
 from pipeline.storage import join
-from pipeline.tracking import CHECKPOINT_TAG, Tracker
+from pipeline.tracking import Tracker
 from pipeline.uploader import Uploader
 
 

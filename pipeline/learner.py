@@ -16,12 +16,12 @@ from pipeline.embedding import load_embedding
 from pipeline.errors import DivergedError
 from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
+from pipeline.mlflow_run import Entry
 from pipeline.model_config import PortraitModel
 from pipeline.optim import build_averaged, build_optimizer, learning_rate
 from pipeline.precision import ModelWithLosses, compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream, own_parts
-from pipeline.tracking import Entry
 from pipeline.worker import Worker
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.mlflow_run import KEY_TAG, require_server
 from pipeline.packing import pack
 from pipeline.run_identity import RunIdentity
-from pipeline.tracking import KEY_TAG, require_server
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

@@ -16,13 +16,14 @@ from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
+from pipeline.mlflow_run import end_run, last_checkpoint_told
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
 from pipeline.run_identity import RunIdentity, git_commit, identify
 from pipeline.storage import be_patient, exists, join, read, write
-from pipeline.tracking import Tracker, end_run, last_checkpoint_told
+from pipeline.tracking import Tracker
 from pipeline.train import train
 
 

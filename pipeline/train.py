@@ -18,13 +18,14 @@ from pipeline.evaluate import Measured, evaluate, sum_over_workers
 from pipeline.keeper import keeping
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
+from pipeline.mlflow_run import Entry, SystemMetrics
 from pipeline.optim import learning_rate
 from pipeline.orders import Agreed, OrderBook
 from pipeline.run_identity import RunIdentity
 from pipeline.storage import reads_resumed
 from pipeline.stream import TrainingStream
 from pipeline.told import PreemptedError
-from pipeline.tracking import Entry, SystemMetrics, Tracker
+from pipeline.tracking import Tracker
 from pipeline.worker import Worker
 
 

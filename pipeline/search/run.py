@@ -20,6 +20,7 @@ from ray import tune
 from pipeline.arrow_storage import filesystem_of
 from pipeline.config import Config, changed_result_keys
 from pipeline.errors import UserError
+from pipeline.mlflow_run import open_run
 from pipeline.runs import identity_of, mark_run, prepare_digits
 from pipeline.search.methods import scheduler, searching
 from pipeline.search.places import places_freed
@@ -28,7 +29,7 @@ from pipeline.search.recorder import Recorder
 from pipeline.search.space import best_config, parse_space, search_name, search_url, trial_config
 from pipeline.search.trial import Plan, run_trial
 from pipeline.storage import MissingObjectError, join, read, write
-from pipeline.tracking import Tracker, open_run
+from pipeline.tracking import Tracker
 
 NO_CPU = {"cpu": 0, "memory": 1}
 """A trial's process takes a byte: with less than something it has no place, and a CPU would be its workers'."""

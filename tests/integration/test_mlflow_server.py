@@ -20,8 +20,9 @@ from nodes.mlflow_server import auth_settings, server_command
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
+from pipeline.mlflow_run import require_server
 from pipeline.run_identity import RunIdentity, identify
-from pipeline.tracking import Tracker, require_server
+from pipeline.tracking import Tracker
 from tests.conftest import S3Server, free_port, listening, wait_until
 from tests.mlflow_server import Server
 

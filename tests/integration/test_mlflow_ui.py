@@ -16,9 +16,9 @@ import pytest
 from pipeline.config import Config
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
+from pipeline.mlflow_run import open_run
 from pipeline.run_identity import identify
 from pipeline.search.space import grid, parse_space, search_name, search_url, trial_config, trial_name
-from pipeline.tracking import open_run
 from pipeline.train import train
 from tests.conftest import LocalWorker
 from tests.mlflow_server import Server

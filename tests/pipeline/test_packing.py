@@ -13,7 +13,7 @@ def test_the_served_model_travels_with_models_and_little_of_the_pipeline(tmp_pat
     packed = pack("pipeline.served_model", tmp_path)
     files = {str(path.relative_to(packed.folder)) for path in packed.folder.rglob("*.py")}
     assert {"__init__.py", "models/__init__.py", "models/sampling.py", "pipeline/served_model.py"} <= files
-    assert not files & {"pipeline/storage.py", "pipeline/launch.py", "pipeline/shards.py", "pipeline/tracking.py"}
+    assert not files & {"pipeline/storage.py", "pipeline/launch.py", "pipeline/shards.py", "pipeline/mlflow_run.py"}
     assert packed.module == f"{packed.folder.name}.pipeline.served_model"
     text = "".join((packed.folder / name).read_text() for name in files)
     assert f"from {packed.folder.name}.models.sampling import" in text

@@ -12,8 +12,9 @@ from PIL import Image
 from pipeline.config import Config
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
+from pipeline.mlflow_run import SystemMetrics
 from pipeline.run_identity import RunIdentity, identify
-from pipeline.tracking import SystemMetrics, Tracker
+from pipeline.tracking import Tracker
 from tests.conftest import wait_until
 from tests.mlflow_server import Server
 
