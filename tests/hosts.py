@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from tests.conftest import wait_until
 from tests.host import BIN, INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
 
@@ -54,9 +56,14 @@ def why_not() -> str | None:
 
 
 def free_number() -> int:
-    """A number for Hosts that none has that runs, or that was killed and left its network behind."""
-    listed = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
-    return next(number for number in range(256) if f"pix{number}br" not in listed)
+    """A number for Hosts that none has that runs, or that was killed and left its network or its servers behind."""
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    words = {word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or []}
+    return next(
+        number
+        for number in range(256)
+        if f"pix{number}br" not in links and not any(f"10.78.{number}.254" in word for word in words)
+    )
 
 
 class Hosts:
@@ -106,7 +113,9 @@ class Hosts:
                 start_new_session=True, cwd=self.folder,
             )  # fmt: skip
 
-    def _answers(self, port: int) -> bool:
+    def _answers(self, server: subprocess.Popen[str], port: int) -> bool:
+        """Whether our own server does, rather than one that a killed rig left on this address."""
+        assert server.poll() is None, f"{server.args} has ended; see the logs in {self.folder}"
         with contextlib.closing(socket.socket()) as client:
             client.settimeout(1)
             return client.connect_ex((self.services, port)) == 0
@@ -117,7 +126,7 @@ class Hosts:
         self._s3 = self._serve(
             BIN / "rclone", "serve", "s3", "--addr", address, "--auth-key", f"key,{secret}", self.folder / "s3"
         )
-        wait_until(lambda: self._answers(S3_PORT), PATIENCE, "rclone serve s3")
+        wait_until(lambda: self._answers(self._s3, S3_PORT), PATIENCE, "rclone serve s3")
 
     def stop_s3(self) -> None:
         """Object storage is gone."""
@@ -144,7 +153,7 @@ class Hosts:
             "--artifacts-destination", f"{self.folder}/mlartifacts", "--host", self.services, "--port",
             str(MLFLOW_PORT), "--workers", "1", "--allowed-hosts", "*",
         )  # fmt: skip
-        wait_until(lambda: self._answers(MLFLOW_PORT), PATIENCE, "the MLflow server")
+        wait_until(lambda: self._answers(self._mlflow, MLFLOW_PORT), PATIENCE, "the MLflow server")
 
     def stop_mlflow(self) -> None:
         """The tracking server is gone."""
