@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.autoencoder import PixelCNNAutoEncoder
 from models.autoregressive import AutoregressiveModel, Condition
-from models.likelihood import bits_per_dim
+from models.likelihood import bits_per_dim, sum_by_image
 from models.sampling import Known, draw
 from pipeline.config import Config
 from pipeline.grid import image_png
@@ -171,7 +171,7 @@ class ServedModel:
             pixels = self._moved(images[batch])
             with autocast(self._config, self._device):
                 logits = self._model(pixels, None if condition is None else condition[batch])
-            nats += self._model.head.nats(logits, pixels).tolist()
+            nats += sum_by_image(self._model.nats(logits, pixels)).tolist()
         return pd.DataFrame([_likelihood(one, self._config.dims) for one in nats])
 
     def _moved(self, images: Tensor) -> Tensor:
