@@ -3,24 +3,34 @@
     python -m benchmarks.search FOLDER cifar-10-batches-bin
 
 Trials are compared on images held out of the official training set; the test set is not touched. A call that was cut
-off goes on where it was. Prints the record's tables.
+off goes on where it was. Prints the record's tables, and what Ray's ASHA would have done with the curves of the trials
+that were not stopped, had they begun in other orders.
 """
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from ray.tune.schedulers import ASHAScheduler
 
 from pipeline.config import Data
 from pipeline.search.record import TrialRecord, load_records, ranked, table
 from pipeline.sources.cifar10 import RECORD_BYTES
 
 HELD_OUT = 0.005
-SPACE = ("model.num_layers=choice(8,6,4,2)", "model.num_filters=choice(48,24,12)")
-SCHEDULERS = ("none", "asha")
+SPACE = ("model.num_filters=choice(12,24,48)", "model.num_layers=choice(2,4,6,8)")
+EVALUATIONS = {"none": 8, "asha": 16}
+SCHEDULERS = tuple(EVALUATIONS)
+ORDERS = 100
+WITHIN = 0.01
+"""Bits/dim by which what is found may be worse than the best and count as found."""
 
 
 def main() -> None:
@@ -40,6 +50,8 @@ def main() -> None:
         print(f"\n{scheduler}\n\n{table(records)}")
     if len(found) == len(SCHEDULERS):
         print(f"\n{_comparison(found['none'], found['asha'])}")
+    if "none" in found:
+        print(f"\n{_replays(found['none'])}")
 
 
 def _data_words(folder: Path, source: Path) -> list[str]:
@@ -61,7 +73,7 @@ def _data_words(folder: Path, source: Path) -> list[str]:
 def _search_words(scheduler: str, pflop: float) -> list[str]:
     fields = {
         "cluster.num-workers": 1, "model.head-filters": 48, "train.warmup-steps": 30, "search.name": scheduler,
-        "search.scheduler": scheduler, "search.budget": pflop, "search.evaluations": 8, "search.first-rung": 0.125,
+        "search.scheduler": scheduler, "search.budget": pflop, "search.evaluations": EVALUATIONS[scheduler],
     }  # fmt: skip
     return [*(word for key, value in fields.items() for word in (f"--{key}", str(value))), "--search.space", *SPACE]
 
@@ -84,6 +96,48 @@ def _comparison(full: list[TrialRecord], stopped: list[TrialRecord]) -> str:
         spent = [sum(getattr(record.last, name) for record in records if record.last) for records in (full, stopped)]
         lines.append(f"{unit}: {spent[0]:,.4g} and {spent[1]:,.4g}, {spent[1] / spent[0]:.1%}")
     return "\n".join(lines)
+
+
+def _replays(full: list[TrialRecord]) -> str:
+    """How Ray's ASHA deals with the curves when trials begin in random orders."""
+    best = ranked(full)[0].reports[-1].bits_per_dim
+    everything = sum(record.reports[-1].images_seen for record in full)
+    lines = ["| first rung | reduction factor | images, mean | least | most | found |", "| --- " * 6 + "|"]
+    for first in (0.125, 0.25):
+        for factor in (2, 3, 4):
+            shares, found = [], []
+            for seed in range(ORDERS):
+                spent, bits = _replay(random.Random(seed).sample(full, len(full)), first, factor)
+                shares.append(spent / everything)
+                found.append(bits <= best + WITHIN)
+            told = f"{mean(shares):.0%} | {min(shares):.0%} | {max(shares):.0%} | {mean(found):.0%}"
+            lines.append(f"| {first} | {factor} | {told} |")
+    return "\n".join(lines)
+
+
+def _replay(order: list[TrialRecord], first: float, factor: float) -> tuple[float, float]:
+    """Images trained on, and the best bits/dim of a trial that came to its end, two trials at a time."""
+    scheduler = ASHAScheduler(
+        time_attr="progress", metric="bits_per_dim", mode="min", max_t=100, grace_period=100 * first,
+        reduction_factor=factor,
+    )  # fmt: skip
+    waiting, running, spent, finished = list(order), list[tuple[Any, TrialRecord, int]](), 0.0, [float("inf")]
+    while waiting or running:
+        while waiting and len(running) < 2:
+            record = waiting.pop(0)
+            trial = SimpleNamespace(trial_id=record.name)
+            scheduler.on_trial_add(None, trial)
+            running.append((trial, record, 0))
+        trial, record, number = running.pop(0)
+        report = record.reports[number]
+        decision = scheduler.on_trial_result(None, trial, report.model_dump())
+        if report.progress >= 100:
+            finished.append(report.bits_per_dim)
+        if report.progress >= 100 or decision == ASHAScheduler.STOP:
+            spent += report.images_seen
+        else:
+            running.append((trial, record, number + 1))
+    return spent, min(finished)
 
 
 if __name__ == "__main__":

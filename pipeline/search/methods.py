@@ -21,6 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.checkpoint import newest_config
 from pipeline.config import flatten
+from pipeline.errors import UserError
 from pipeline.learner import run_url_of
 from pipeline.search.record import load_records
 from pipeline.search.space import Choice, Space, is_population, member_name, rounded, trial_config, trial_name
@@ -32,9 +33,18 @@ OBJECTIVES = {"bits_per_dim": "bits_per_dim", "flops": "gflop_per_image"}
 
 
 def searching(plan: Plan, concurrent: int) -> dict[str, Any]:
-    """What Tuner and TuneConfig want to know of the values: param_space, and search_alg with its limits."""
+    """What Tuner and TuneConfig want to know of the values: param_space, and search_alg with its limits.
+
+    Raises:
+        UserError: a population has more members than there are places.
+    """
     search = plan.config.search
     if is_population(plan.config):
+        if search.num_trials > concurrent:
+            raise UserError(
+                f"search.num_trials {search.num_trials}: a population trains together, and there are places for "
+                f"{concurrent} trials at a time; lower it, or cluster.num_workers, or search on a larger cluster"
+            )
         members = _members(plan)
         searcher = BasicVariantGenerator(points_to_evaluate=members, max_concurrent=concurrent)
         return {"param_space": _domains(plan.space), "search_alg": searcher, "num_samples": len(members)}

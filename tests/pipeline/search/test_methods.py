@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from pipeline.checkpoint import State
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.learner import run_url_of
 from pipeline.search.methods import _members, scheduler, searching
 from pipeline.search.record import Report, TrialRecord
@@ -99,6 +100,9 @@ def test_members_go_on_with_the_values_of_their_own_checkpoints(tmp_path: Path) 
     write(join(run_url_of(changed), "step-000000004", "checkpoint.json"), state.model_dump_json().encode())
     again = [member["train.learning_rate"] for member in _members(plan_of(config))]
     assert again == [first[0], 0.00567, first[2]]
+    assert searching(plan_of(config), concurrent=3)["num_samples"] == 3
+    with pytest.raises(UserError, match=r"search\.num_trials 3: a population trains together.* places for 2 trials"):
+        searching(plan_of(config), concurrent=2)
     assert len(set(first)) == 3
 
 
