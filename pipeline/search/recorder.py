@@ -1,5 +1,6 @@
 """Keeps what becomes of a search's trials, as Ray Tune tells it, in the search's folder and in MLflow."""
 
+from pathlib import Path
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
@@ -7,6 +8,7 @@ from pipeline.ray_cluster import first_line
 
 # isort: split
 import ray
+import ray.cloudpickle
 from ray import tune
 
 from pipeline.cost import training_flops
@@ -44,9 +46,7 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """The trial failed, or its process was killed."""
-        error = trial.get_pickled_error()
-        error = getattr(error, "cause", None) or error
-        record = self._record(trial)
+        error, record = _error_of(trial), self._record(trial)
         if record.state not in ENDED:
             record.error = first_line(error) if error else "the trial's process was lost"
         no_memory = isinstance(error, NoMemoryError | ray.exceptions.OutOfMemoryError)
@@ -76,3 +76,12 @@ class Recorder(tune.Callback):
         config = trial_config(self._plan.config, record.values, record.name)
         mark_run(config, tags, "FINISHED" if stopped else None)
         print(f"{record.name}  {state}{f': {record.error}' if record.error else ''}", flush=True)
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    """What the trial ended with; read where Tune writes it first, as it is in storage only later."""
+    path = Path(trial.pickled_error_file) if trial.pickled_error_file else None
+    if path is None or not path.exists():
+        return None
+    error = ray.cloudpickle.loads(path.read_bytes())
+    return getattr(error, "cause", None) or error
