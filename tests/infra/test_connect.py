@@ -101,7 +101,7 @@ def test_it_starts_the_head_opens_the_ports_keeps_the_secrets_and_ends_all(
     assert state["Name"] == "running"
 
     connected.send_signal(signal.SIGINT)
-    told, _ = connected.communicate(timeout=60)
+    told, _ = connected.communicate(timeout=180)
     assert connected.returncode == 0, told
     assert f"the head {head} was stopped; starting it" in told
     assert "Ray     http://127.0.0.1:18265" in told

@@ -87,6 +87,8 @@ def server(postgres: Path, moto: Moto, tmp_path: Path, monkeypatch: pytest.Monke
         finally:
             os.killpg(process.pid, 15)
             process.wait(60)
+            for name in ("test/mlflow", "test/database"):  # moto is the whole session's
+                secrets.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
 def test_runs_are_kept_in_postgres_over_tls_behind_the_password(

@@ -114,8 +114,10 @@ def test_prometheus_sees_the_cluster_and_the_training(head: dict[str, str], prom
     # What Grafana would ask; there are no GPUs here.
     for expression in EXPRESSIONS:
         query = expression.replace("$run", ".*")
-        found = asked(prometheus, f"last_over_time({query}[10m])" if "_train_" in query else query)
-        assert found or re.search("_gpus_|_gram_", query), query
+        if "_train_" in query:
+            assert asked(prometheus, f"last_over_time({query}[10m])"), query
+        elif not re.search("_gpus_|_gram_", query):  # a scrape that a busy machine misses leaves a gap
+            wait_until(lambda query=query: bool(asked(prometheus, query)), 90, query)  # type: ignore[misc]
 
 
 def test_grafanas_files_belong_together() -> None:
