@@ -7,6 +7,7 @@ Endpoint, region and credentials come from the standard AWS environment and prof
 import errno
 import functools
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -26,6 +27,13 @@ READ_TIMEOUT = 60.0
 READ_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds before a broken body is asked for again, each time."""
 READ_PIECE = 1 << 20
+ATTEMPTS = 6
+"""How often boto3 asks by itself, within about 15 s."""
+PATIENCE = 120.0
+"""Seconds for which a patient process goes on to ask storage that doesn't answer."""
+PAUSE = 2.0
+"""Mean seconds between two of its questions."""
+BUSY = 429
 
 MISSING_KEY = ("NoSuchKey", "404", "NotFound")
 REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "Forbidden")
@@ -33,19 +41,17 @@ REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
 
 _resumed = 0
 _count = threading.Lock()
-_attempts = 6
-PATIENT_ATTEMPTS = 24
+_patience = 0.0
 
 
 class MissingObjectError(UserError):
     """There is nothing at the URL."""
 
 
-def be_patient() -> None:
-    """Have this process ask object storage that doesn't answer for about two minutes, instead of 15 s."""
-    global _attempts
-    _attempts = PATIENT_ATTEMPTS
-    _client.cache_clear()
+def be_patient(seconds: float = PATIENCE) -> None:
+    """Have this process go on for so long to ask object storage that doesn't answer, instead of boto3's own 15 s."""
+    global _patience
+    _patience = seconds
 
 
 def is_s3(url: str) -> bool:
@@ -97,7 +103,7 @@ def write(url: str, content: bytes) -> None:
     with _explained(url):
         if is_s3(url):
             bucket, key = _split(url)
-            _client().put_object(Bucket=bucket, Key=key, Body=content)
+            _ask("put_object", Bucket=bucket, Key=key, Body=content)
             return
         path = Path(url)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +129,11 @@ def exists(url: str) -> bool:
 
         bucket, key = _split(url)
         try:
-            _client().head_object(Bucket=bucket, Key=key)
+            _ask("head_object", Bucket=bucket, Key=key)
         except botocore.exceptions.ClientError as error:
             if _code(error) not in MISSING_KEY:
                 raise
-            _client().head_bucket(Bucket=bucket)
+            _ask("head_bucket", Bucket=bucket)
             return False
         return True
 
@@ -140,8 +146,12 @@ def names_below(url: str) -> list[str]:
             return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         bucket, key = _split(url)
         prefix = key.rstrip("/") + "/" if key else ""
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", [])]
+        found: list[str] = []
+        page: dict[str, Any] = {"IsTruncated": True}
+        while page["IsTruncated"]:
+            after = {"ContinuationToken": page["NextContinuationToken"]} if "NextContinuationToken" in page else {}
+            page = _ask("list_objects_v2", Bucket=bucket, Prefix=prefix, **after)
+            found += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", [])]
         return sorted(name for name in found if name and not name.endswith("/"))
 
 
@@ -150,7 +160,7 @@ def delete(url: str) -> None:
     with _explained(url):
         if is_s3(url):
             bucket, key = _split(url)
-            _client().delete_object(Bucket=bucket, Key=key)
+            _ask("delete_object", Bucket=bucket, Key=key)
         else:
             Path(url).unlink(missing_ok=True)
 
@@ -182,7 +192,7 @@ def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
     for pause in (*READ_PAUSES, None):
         first = start + len(received)
         part = {"Range": f"bytes={first}-{end}"} if first or size is not None else {}
-        answer = _client().get_object(Bucket=bucket, Key=key, **part, **same)
+        answer = _ask("get_object", Bucket=bucket, Key=key, **part, **same)
         same = {"IfMatch": answer["ETag"]}
         try:
             for piece in answer["Body"].iter_chunks(READ_PIECE):
@@ -197,6 +207,38 @@ def _get(bucket: str, key: str, start: int, size: int | None) -> bytes:
     return bytes(received)
 
 
+def _ask(operation: str, **words: Any) -> Any:
+    """What object storage answers; one that can't be reached or is busy is asked again while patience lasts.
+
+    All threads of a boto3 client share one budget of retries, 35 refused connections, which an outage of seconds uses
+    up; then it raises at once.
+    """
+    import botocore.exceptions
+
+    deadline = time.monotonic() + _patience
+    while True:
+        try:
+            return getattr(_client(), operation)(**words)
+        except (
+            botocore.exceptions.ClientError,
+            botocore.exceptions.HTTPClientError,
+            botocore.exceptions.ConnectionError,
+        ) as error:
+            if time.monotonic() >= deadline or not _may_pass(error):
+                raise
+        time.sleep(random.uniform(0.5, 1.5) * PAUSE)
+
+
+def _may_pass(error: Any) -> bool:
+    """Whether an error of boto3 may be gone after a while: no connection, an answer of a busy or broken server."""
+    import botocore.exceptions
+
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return True
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status == BUSY or status >= 500
+
+
 @functools.cache
 def _client() -> Any:
     import boto3
@@ -205,7 +247,7 @@ def _client() -> Any:
     return boto3.session.Session().client(
         "s3",
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": _attempts},
+            retries={"mode": "standard", "max_attempts": ATTEMPTS},
             connect_timeout=10,
             read_timeout=READ_TIMEOUT,
             request_checksum_calculation="when_required",

@@ -18,8 +18,8 @@ class FaultyProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str, stall_seconds: float) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, upstream: str, port: int, stall_seconds: float) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.upstream, self.stall_seconds = upstream.removeprefix("http://"), stall_seconds
         self.delay_seconds = 0.0
         """Before every request is passed on."""
@@ -85,9 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_proxy(upstream: str, stall_seconds: float = 3.0) -> Iterator[FaultyProxy]:
-    """The proxy, running."""
-    proxy = FaultyProxy(upstream, stall_seconds)
+def faulty_proxy(upstream: str, port: int = 0, stall_seconds: float = 3.0) -> Iterator[FaultyProxy]:
+    """The proxy, running; on a free port unless told which."""
+    proxy = FaultyProxy(upstream, port, stall_seconds)
     thread = threading.Thread(target=proxy.serve_forever, name="faulty-proxy", daemon=True)
     thread.start()
     try:

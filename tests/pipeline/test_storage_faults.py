@@ -2,7 +2,9 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,9 +14,9 @@ from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare
 from pipeline.shards import fetch
-from pipeline.storage import read, reads_resumed, write
+from pipeline.storage import MissingObjectError, names_below, read, reads_resumed, write
 from pipeline.stream import TrainingStream
-from tests.conftest import tiny_config, wait_until
+from tests.conftest import free_port, tiny_config, wait_until
 from tests.faulty_proxy import FaultyProxy, faulty_proxy
 
 
@@ -61,6 +63,43 @@ def test_a_storm_of_503_passes(proxy: FaultyProxy, s3: str, content: bytes) -> N
     proxy.faults[:] = ["503"] * 3
     assert read(f"{s3}/object") == content
     assert proxy.met == ["503"] * 3
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a worker that trains has it, with less to wait."""
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "PAUSE", 0.1)
+    storage.be_patient(60)
+    yield
+    storage.be_patient(0)
+
+
+def test_many_threads_outlast_a_server_that_is_gone_where_their_own_client_gives_up(
+    s3: str, monkeypatch: pytest.MonkeyPatch, patience: None
+) -> None:
+    port, there = free_port(), os.environ["AWS_ENDPOINT_URL"]
+    write(f"{s3}/object", b"content")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    storage._client.cache_clear()
+    with ThreadPoolExecutor(48) as threads:
+        reading = [threads.submit(read, f"{s3}/object") for _ in range(48)]
+        listing, refused = threads.submit(names_below, s3), threads.submit(read, f"{s3}/nothing")
+        time.sleep(3)
+        assert not any(each.done() for each in reading)
+        with faulty_proxy(there, port):
+            assert {each.result(60) for each in reading} == {b"content"}
+            assert listing.result(60) == ["object"]
+            with pytest.raises(MissingObjectError):
+                refused.result(60)
+
+
+def test_patience_ends_with_the_address_named(s3: str, monkeypatch: pytest.MonkeyPatch, patience: None) -> None:
+    storage.be_patient(0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    storage._client.cache_clear()
+    with pytest.raises(UserError, match=f"{s3}/object: object storage can't be reached .*AWS_ENDPOINT_URL"):
+        read(f"{s3}/object")
 
 
 def test_faults_without_end_end_with_the_object_named(proxy: FaultyProxy, s3: str, content: bytes) -> None:
