@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import wait_until
-from tests.integration.test_two_workers import logged, train_workers
+from tests.integration.test_two_workers import descendants, logged, train_workers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -36,8 +36,7 @@ def records_of(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def trial_drivers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    family = psutil.Process(driver.pid).children(recursive=True)
-    return [process for process in family if "ImplicitFunc" in " ".join(process.cmdline()[:1])]
+    return descendants(driver, "ImplicitFunc")
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -106,7 +105,12 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     assert {name: record["state"] for name, record in records.items()} == {
         "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
     }  # fmt: skip
-    assert {len(record["reports"]) for name, record in records.items() if name != "filters60000"} == {4}
+    measured = {name: [report["progress"] for report in record["reports"]] for name, record in records.items()}
+    assert measured.pop("filters60000") == []
+    assert measured.pop("filters4") == [25, 50, 75, 100]
+    # Of what workers measure between their driver's death and their own nobody tells the search.
+    for progress in measured.values():
+        assert progress == sorted(set(progress)) and (progress[0], progress[-1]) == (25, 100)
 
 
 def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callable[..., tuple[int, str]]) -> None:

@@ -1,5 +1,6 @@
 """Two Ray Train workers, data and checkpoints on a real S3 server, and what kills do to them."""
 
+import contextlib
 import json
 import os
 import re
@@ -54,8 +55,17 @@ def logged(process: subprocess.Popen[str], text: str) -> bool:
 
 def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     """The Ray Train workers of this driver's own cluster."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline()[:1])]
+    return descendants(driver, "RayTrainWorker")
+
+
+def descendants(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    """The live processes below a driver whose command begins with or names something."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # of a zombie, too
+            if name in " ".join(process.cmdline()[:1]):
+                found.append(process)
+    return found
 
 
 @pytest.mark.cluster
