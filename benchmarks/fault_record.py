@@ -26,6 +26,7 @@ class Outcome:
     """The driver's exit status where a person has to give the command again."""
     restarted: bool = False
     steps_lost: int = 0
+    """By the lines told: below 0 where the run went on from a step whose line a kill had swallowed."""
     seconds_to_next_step: float = 0.0
     seconds_lost: float = 0.0
     seconds_to_notice: float = 0.0
@@ -115,7 +116,7 @@ def _cells(fault: Fault, of: list[Outcome], tried: int) -> list[str]:
     ways = sorted({fault.goes_on if one.restarted else "without a restart" for one in of})
     return [
         fault.name, workers, runs, ", ".join(str(one.step) for one in of), " or ".join(ways),
-        _range([one.steps_lost for one in of], 0), _range([one.seconds_to_next_step for one in of], 1),
+        _range([max(0, one.steps_lost) for one in of], 0), _range([one.seconds_to_next_step for one in of], 1),
         _parts([one for one in of if one.seconds_to_group]), _range([one.seconds_lost for one in of], 1),
         f"{max(one.weights_difference for one in of):.1g}",
         f"{max(one.loss_difference for one in of):.1g}",

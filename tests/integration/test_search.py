@@ -110,7 +110,8 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     assert measured.pop("filters4") == [25, 50, 75, 100]
     # Of what workers measure between their driver's death and their own nobody tells the search.
     for progress in measured.values():
-        assert progress == sorted(set(progress)) and (progress[0], progress[-1]) == (25, 100)
+        assert progress == sorted(set(progress))
+        assert (progress[0], progress[-1]) == (25, 100)
 
 
 def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callable[..., tuple[int, str]]) -> None:
