@@ -39,6 +39,18 @@ def shift_down(rows: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
     return functional.pad(rows, (0, 0, 1, 0))[:, :, :-1]
 
 
+def pointwise(
+    features: Float[Tensor, "b i h w"], kernel: Float[Tensor, "o i 1 1"], bias: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "b o h w"]:
+    """A 1x1 convolution; for a compiler it is the matrix product that it is over channels_last maps.
+
+    From a convolution Inductor made a product over contiguous maps, with a copy from and to channels_last around it.
+    """
+    if not torch.compiler.is_compiling():
+        return functional.conv2d(features, kernel, bias)
+    return functional.linear(features.permute(0, 2, 3, 1), kernel[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+
+
 class VerticalConv(nn.Module):
     """The n x n convolution of the vertical stack, cropped to its upper (n+1)/2 rows: row y sees rows up to y.
 
@@ -95,7 +107,7 @@ class GroupedPointwise(nn.Module):
         return ordered[:, :, None, None], parts_first(self.bias, self.groups, self.parts)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        return functional.conv2d(features, *self.kernel_and_bias())
+        return pointwise(features, *self.kernel_and_bias())
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations an image that the blocks need: 2 x their entries at each position."""

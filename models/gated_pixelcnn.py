@@ -6,7 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.causal_conv import GroupedPointwise, HorizontalConv, VerticalConv, require_kernel_and_groups
+from models.causal_conv import (
+    GroupedPointwise,
+    HorizontalConv,
+    VerticalConv,
+    pointwise,
+    require_kernel_and_groups,
+)
 from models.conditioning import Conditioning, ConditionTerm, condition_term
 from models.gate import gate
 
@@ -51,7 +57,8 @@ class GatedLayer(nn.Module):
         """Both stacks' outputs; the last layer's vertical one is its input, as it goes nowhere."""
         above = self.vertical(vertical)
         outputs = vertical if self.last else self.gate_vertical(above, source)
-        gated = gate(self.horizontal(horizontal), self.link(above), condition_term(self.horizontal_term, source))
+        linked = pointwise(above, self.link.weight)
+        gated = gate(self.horizontal(horizontal), linked, condition_term(self.horizontal_term, source))
         return outputs, self._horizontal_output(gated, horizontal)
 
     def gate_vertical(

@@ -36,6 +36,7 @@ class Learner:
     def __init__(self, config: Config, worker: Worker, manifest: Manifest) -> None:
         self.config, self.worker, self.manifest = config, worker, manifest
         self.model: TrainableModel = on_device(config.build_model(), worker.device)
+        self._parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, config.train)
         self.averaged = build_averaged(self.model, config.train)
         self.step = self.images_seen = self.saved_step = 0
@@ -105,7 +106,7 @@ class Learner:
         for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):
             with self._exchange(part == self._parts[-1]):
                 losses = losses + self._add_gradient(part, part_images, part_labels)
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
+        self.gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.config.train.gradient_clip)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         bad = ~(losses.isfinite() & self.gradient_norm.isfinite()) & (self._bad_step == 0)
@@ -121,6 +122,8 @@ class Learner:
         count = len(images)
         if not count:
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        if self.worker.device.type == "cuda":  # from other memory the copy waits for all that the GPU still has to do
+            images, labels = images.pin_memory(), labels.pin_memory()
         images = images.to(self.worker.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(self.worker.device, non_blocking=True)
         losses = self._losses(images, labels).sum() * (1.0 if count else 0.0)
