@@ -4,11 +4,12 @@
 
 It is `pipeline.train.train` on the real stream, with its checkpoints, in this process and without Ray. After
 `--minutes`, or on SIGTERM, it keeps a checkpoint and ends; the same command goes on, first with the training, then with
-what is missing of the evaluations: raw and averaged weights of every `--points`th part of the run, on the whole test
-split and the first `--train-images` of the training split, with labels and without where the model serves for both. At
-the end there are OUT/curve.json, curve.png, report.md and a grid in OUT/samples. Words like model.conditional=true
-change the preset; `--budget-minutes` sets train.steps to what fits into so many minutes of training at the rate that is
-measured at the start. Without MLflow on the machine, what it would have been told is kept in the run's folder.
+what is missing of the evaluations: raw and averaged weights of every `--points`th part of the run, the last one first,
+on the whole test split and the first `--train-images` of the training split, with labels and without where the model
+serves for both. Once it is trained there are OUT/curve.json, curve.png, report.md and a grid in OUT/samples. Words like
+model.conditional=true change the preset; `--budget-minutes` sets train.steps to what fits into so many minutes of
+training at the rate that is measured at the start. Without MLflow on the machine, what it would have been told is kept
+in the run's folder.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from pipeline.run_identity import git_commit, identify
 from pipeline.train import train
 
 WARM_UP_STEPS = 10
-SECONDS_OF_RATE = 20.0
+SECONDS_OF_RATE = 10.0
 WEIGHTS = {"raw": WEIGHTS_NAME, "averaged": AVERAGED_NAME}
 
 
@@ -185,13 +186,14 @@ def run(words: argparse.Namespace) -> bool:
         config = resolved(words, device)
         if newest_step(config) < config.train.steps:
             train_piece(config, piece, device)
-        trained = newest_step(config) == config.train.steps
-        if not (trained and evaluate_piece(config, piece, device, words.train_images)):
+        if newest_step(config) < config.train.steps:
             return False
-        draw_grid(config, words.out, device)
+        is_done = evaluate_piece(config, piece, device, words.train_images)
+        if not (words.out / "samples").exists():
+            draw_grid(config, words.out, device)
         draw_curve(config, piece.rows, words.out / "curve.png")
         (words.out / "report.md").write_text(report(config, piece.rows, device) + "\n")
-        return True
+        return is_done
     finally:
         signal.signal(signal.SIGTERM, before)
 

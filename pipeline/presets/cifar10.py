@@ -87,15 +87,15 @@ CIFAR10: dict[str, Preset] = {
         Config(
             preset="cifar10",
             model=GatedPixelCNNModel(
-                num_layers=15, num_filters=192, kernel_size=5, head_filters=384, dropout=0.1, conditional=False
+                num_layers=15, num_filters=192, kernel_size=5, head_filters=384, dropout=0.0, conditional=False
             ),
             data=_cifar10(),
             train=Training(
                 steps=44_000,
                 batch_size=64,
-                learning_rate=1e-3,
-                warmup_steps=1000,
-                ema_decay=0.9995,
+                learning_rate=1.5e-3,
+                warmup_steps=500,
+                ema_decay=0.999,
                 horizontal_flips=True,
             ),
             run=Run(
