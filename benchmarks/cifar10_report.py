@@ -36,7 +36,8 @@ def draw_curve(config: Config, rows: list[Row], file: Path) -> None:
         title = f"{split}, {own[0]['images']:,} images, {weights} weights{'' if labels else ', without labels'}"
         axes.plot([row["images_seen"] for row in own], [row["bits_per_dim"] for row in own], marker="o", label=title)
     axes.set(xlabel="images seen", ylabel="bits/dim", title=config.run.name)
-    last = min((row["bits_per_dim"] for row in evaluated), default=0.0)
+    told = [row["bits_per_dim"] for row in evaluated] or [row["train/bits_per_dim"] for row in trained]
+    last = min(told, default=0.0)
     axes.set_ylim(last - 0.1, last + 1.5)
     axes.legend()
     figure.savefig(file, dpi=110)

@@ -82,11 +82,21 @@ class GroupedPointwise(nn.Module):
 
     Only the blocks that exist are parameters, one tensor a group; `kernel_and_bias` lays them into one matrix with
     zeros elsewhere. Type A has no block for the first group. Parameters stand group by group; outputs are ordered by
-    part first, each part with all groups (`parts_first`).
+    part first, each part with all groups (`parts_first`). Outputs are `scale` times what the parameters alone give, so
+    that a step of the optimiser moves them so much further.
     """
 
-    def __init__(self, in_filters: int, out_filters: int, groups: int, mask_type: MaskType, parts: int = 1) -> None:
+    def __init__(
+        self,
+        in_filters: int,
+        out_filters: int,
+        groups: int,
+        mask_type: MaskType,
+        parts: int = 1,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.scale = scale
         require_kernel_and_groups(3, groups * parts, out_filters=out_filters)
         require_kernel_and_groups(3, groups, in_filters=in_filters)
         self.groups, self.parts, self.in_filters, self.out_filters = groups, parts, in_filters, out_filters
@@ -103,8 +113,10 @@ class GroupedPointwise(nn.Module):
         padded = [functional.pad(block, (0, self.in_filters - block.shape[1])) for block in self.blocks]
         blind = self.out_filters - sum(len(block) for block in self.blocks)
         kernel = torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
-        ordered = parts_first(kernel, self.groups, self.parts)
-        return ordered[:, :, None, None], parts_first(self.bias, self.groups, self.parts)
+        ordered, bias = parts_first(kernel, self.groups, self.parts), parts_first(self.bias, self.groups, self.parts)
+        if self.scale != 1.0:
+            ordered, bias = ordered * self.scale, bias * self.scale
+        return ordered[:, :, None, None], bias
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         return pointwise(features, *self.kernel_and_bias())

@@ -11,18 +11,26 @@ class SoftmaxHead(nn.Module):
     """Logits of every sub-pixel's levels: ReLU, 1x1, ReLU, 1x1, each 1x1 block-triangular over the colours.
 
     It stands on any body whose features come in colour groups. Parameters, with p features, q head filters, C colours
-    and L levels: (p q + q C L) (C+1)/(2C) + q + C L.
+    and L levels: (p q + q C L) (C+1)/(2C) + q + C L. A softmax that is sure of a level of 256 needs logits in the
+    hundreds (docs/experiments.md); `logit_scale` multiplies them, so that small weights reach that in fewer steps.
+
+    Raises:
+        ValueError: levels or head_filters don't fit, or logit_scale is not above 0.
     """
 
-    def __init__(self, *, num_features: int, head_filters: int, channels: int, levels: int) -> None:
+    def __init__(
+        self, *, num_features: int, head_filters: int, channels: int, levels: int, logit_scale: float = 1.0
+    ) -> None:
         super().__init__()
+        if not logit_scale > 0.0:
+            raise ValueError(f"logit_scale must be above 0, got {logit_scale}")
         if not 2 <= levels <= 256:
             raise ValueError(f"levels must be 2 to 256, got {levels}")
         if head_filters % channels:
             raise ValueError(f"head_filters must be a multiple of the {channels} colour groups, got {head_filters}")
         self.channels, self.levels = channels, levels
         self.hidden = GroupedPointwise(num_features, head_filters, channels, "B")
-        self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B")
+        self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B", scale=logit_scale)
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b c h w levels"]:
         logits: Tensor = self.logits(self.hidden(features.relu()).relu_())

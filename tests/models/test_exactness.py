@@ -160,6 +160,14 @@ def test_state_dict_loads_weights_only_and_gives_the_same_logits(kind: str, tmp_
     assert torch.equal(model(images, condition_for(model, 2)), other(images, condition_for(other, 2)))
 
 
+def test_logit_scale_multiplies_the_logits_of_the_same_weights() -> None:
+    images = torch.randint(0, 4, (2, 3, 3, 3), dtype=torch.uint8)
+    plain, scaled = build()(images), build(logit_scale=3.0)(images)
+    torch.testing.assert_close(scaled, 3.0 * plain, rtol=0, atol=1e-11)
+    with pytest.raises(ValueError, match="logit_scale must be above 0, got 0"):
+        build(logit_scale=0.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_channels_last_gives_the_same_logits(kind: str) -> None:
     model = build(kind)
