@@ -1,11 +1,10 @@
 """Small changes of a recipe at the same FLOPs, each alone, on the real stream: bits/dim of both kinds of weights.
 
-    python -m benchmarks.recipe [--data data/cifar10-16] [--pflop 0.0008] [--test-images 2000] [NAME CHANGES ...]
+    python -m benchmarks.recipe [--data data/cifar10] [--pflop 0.012] [--test-images 2000] [NAME CHANGES ...]
 
 Words come in pairs: a variant's name and what it changes of the base, SECTION.KEY=VALUE,... or nothing. The base is a
-small unconditional Gated PixelCNN on CIFAR-10 at 16x16 (`python -m jobs.prepare cifar10 --data.source ...
---data.image-size 16 --data.resize box --data.url data/cifar10-16`). The schedule of each ends with its budget. What it
-says of training at full size is weak evidence.
+small unconditional Gated PixelCNN on CIFAR-10, as `jobs.prepare cifar10` writes it. The schedule of each ends with its
+budget. What it says of training at full size is weak evidence.
 """
 
 import argparse
@@ -28,9 +27,9 @@ def base(data: str) -> Config:
     """What the variants change."""
     return changed(
         PRESETS["cifar10"].config,
-        model={"num_layers": 4, "num_filters": 24, "head_filters": 48, "dropout": 0.0},
-        data={"url": data, "image_size": 16, "resize": "box"},
-        train={"batch_size": 32, "learning_rate": 2e-3, "ema_decay": 0.99, "horizontal_flips": False},
+        model={"num_layers": 4, "num_filters": 24, "head_filters": 96, "logit_scale": 1.0},
+        data={"url": data},
+        train={"batch_size": 16, "learning_rate": 8e-3, "ema_decay": 0.99, "horizontal_flips": False},
         run={"compile": "off", "precision": "float32"},
     )
 
@@ -78,8 +77,8 @@ def main() -> None:
     """Print the table, a line as each variant ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", default=["base", ""], metavar="NAME CHANGES")
-    parser.add_argument("--data", default="data/cifar10-16")
-    parser.add_argument("--pflop", type=float, default=0.0008)
+    parser.add_argument("--data", default="data/cifar10")
+    parser.add_argument("--pflop", type=float, default=0.012)
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
