@@ -1,4 +1,5 @@
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.fs
@@ -28,6 +29,13 @@ def test_what_is_written_is_read_listed_and_deleted(root: str) -> None:
     storage.delete(f"{root}/c.bin")
     storage.delete_below(f"{root}/a")
     assert storage.names_below(root) == []
+
+
+def test_more_names_than_a_page_of_the_server_holds_are_listed(s3: str) -> None:
+    names = [f"{number:04d}" for number in range(1_100)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: storage.write(f"{s3}/{name}", b""), names))
+    assert storage.names_below(s3) == names
 
 
 def test_nothing_at_the_url_is_told_apart_from_trouble(root: str) -> None:
