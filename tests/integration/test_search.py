@@ -124,7 +124,11 @@ def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callab
     assert change
     records = records_of(tmp_path)
     assert {record["state"] for record in records.values()} == {"finished"}
-    assert {len(record["reports"]) for record in records.values()} == {4}
+    # Who goes on from a checkpoint further ahead is never measured at the steps between, and nobody twice at one.
+    for record in records.values():
+        progress = [report["progress"] for report in record["reports"]]
+        assert progress == sorted(set(progress))
+        assert (progress[0], progress[-1]) == (25, 100)
     assert records[change.group(1)]["reports"][-1]["bits_per_dim"] < 3.5
     newest = max((tmp_path / "runs/digits-search" / change.group(1)).glob("step-*"))
     trained = json.loads((newest / "checkpoint.json").read_text())["config"]["train"]["learning_rate"]
@@ -133,4 +137,5 @@ def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callab
     for run in client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id]):
         if run.info.run_name in records:
             steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/bits_per_dim")]
-            assert steps == [20, 40, 60, 80]
+            assert steps == sorted(set(steps))
+            assert (steps[0], steps[-1]) == (20, 80)
