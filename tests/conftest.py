@@ -1,16 +1,18 @@
 """What many tests stand on: a tiny configuration, a worker without Ray, a real S3 server, real images."""
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jaxtyping
+import psutil
 import pytest
 import torch
 
@@ -100,6 +102,17 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
     while not ready():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.1)
+
+
+def processes_named(name: str, pids: Iterable[int]) -> list[psutil.Process]:
+    """Those of the processes that live and whose command line begins with or names a program."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # of a zombie, too
+            process = psutil.Process(pid)
+            if name in " ".join(process.cmdline()[:1]):
+                found.append(process)
+    return found
 
 
 def listening(port: int) -> bool:

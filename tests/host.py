@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import wait_until
+from tests.conftest import processes_named, wait_until
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -183,13 +183,7 @@ class Host:
     def processes(self, name: str = "") -> list[psutil.Process]:
         """Processes of this host whose command line begins with or names a program."""
         listed = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True)
-        found = []
-        for pid in map(int, listed.stdout.split()):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                if name in " ".join(process.cmdline()[:1]):
-                    found.append(process)
-        return found
+        return processes_named(name, map(int, listed.stdout.split()))
 
     def workers(self) -> list[psutil.Process]:
         """This host's Ray Train workers."""

@@ -1,6 +1,5 @@
 """Two Ray Train workers, data and checkpoints on a real S3 server, and what kills do to them."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load
 
 from pipeline import storage
-from tests.conftest import wait_until
+from tests.conftest import processes_named, wait_until
 
 TINY = {
     "model.num-layers": 2, "model.num-filters": 8, "model.kernel-size": 3, "model.head-filters": 16,
@@ -59,13 +58,8 @@ def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def descendants(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
-    """The live processes below a driver whose command begins with or names something."""
-    found = []
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # of a zombie, too
-            if name in " ".join(process.cmdline()[:1]):
-                found.append(process)
-    return found
+    """The processes of a program below a driver."""
+    return processes_named(name, [child.pid for child in psutil.Process(driver.pid).children(recursive=True)])
 
 
 @pytest.mark.cluster
