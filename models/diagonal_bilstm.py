@@ -8,9 +8,8 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.causal_conv import GroupedPointwise, require_kernel_and_groups, shift_down
+from models.causal_conv import GroupedPointwise, pointwise, require_kernel_and_groups, shift_down
 from models.lstm_scan import lstm_scan
 
 
@@ -44,7 +43,7 @@ class DiagonalBiLSTM(nn.Module):
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         left, right = self.from_left.kernel_and_bias(), self.from_right.kernel_and_bias()
         kernel, bias = (torch.cat(both) for both in zip(left, right, strict=True))
-        gates = functional.conv2d(features, kernel, bias)
+        gates = pointwise(features, kernel, bias)
         hidden = lstm_scan(gates.permute(0, 2, 3, 1).unflatten(3, (2, -1)), self.state, diagonal=True)
         rightwards, leftwards = hidden.permute(0, 1, 4, 2, 3)
         return rightwards + shift_down(leftwards)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.causal_conv import pointwise
 from models.conditioning import condition_term
 from models.gated_pixelcnn import GatedLayer, GatedPixelCNN
 from models.incremental.strips import (
@@ -92,7 +93,7 @@ class _LayerRow:
             assert conv.bias is not None
             weight, bias = conv.weight.to(vertical.dtype), conv.bias.to(vertical.dtype)
             above = functional.conv2d(self._rows.append(vertical), weight, bias, padding=(0, self._reach))
-            total = total + functional.conv2d(above, layer.link.weight.to(above.dtype))
+            total = total + pointwise(above, layer.link.weight.to(above.dtype))
             vertical = None if layer.last else layer.gate_vertical(above, source_above)
         term = condition_term(layer.horizontal_term, source)
         total = total if term is None else total + term
