@@ -18,7 +18,7 @@ from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
 from pipeline.mlflow_run import Entry
 from pipeline.model_config import PortraitModel
-from pipeline.optim import build_averaged, build_optimizer, learning_rate
+from pipeline.optim import Averaged, build_optimizer, learning_rate
 from pipeline.precision import ModelWithLosses, compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream, own_parts
@@ -38,7 +38,7 @@ class Learner:
         self.model: TrainableModel = on_device(config.build_model(), worker.device)
         self._parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(self.model, config.train)
-        self.averaged = build_averaged(self.model, config.train)
+        self.averaged = Averaged(self.model, config.train.ema_decay)
         self.step = self.images_seen = self.saved_step = 0
         self._parts = list(own_parts(config, worker.rank, worker.world_size))
         self.gradient_norm = torch.zeros((), device=worker.device)

@@ -29,13 +29,8 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     )
 
 
-def build_averaged(model: nn.Module, training: Training) -> "Averaged":
-    """The exponential moving average of the weights, of short memory in the first steps."""
-    return Averaged(model, training.ema_decay)
-
-
 class Averaged(AveragedModel):
-    """torch's averaged model of one model, at little cost to the host.
+    """The exponential moving average of one model's weights, of short memory in its first steps.
 
     torch's own update asks the GPU for the count of updates, and so waits for all its work at each step; and it goes
     through all modules for their parameters, which takes milliseconds.

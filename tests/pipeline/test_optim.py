@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.config import Training
-from pipeline.optim import build_averaged, learning_rate
+from pipeline.optim import Averaged, learning_rate
 
 
 def test_learning_rate_rises_linearly_and_falls_to_its_share() -> None:
@@ -20,7 +20,7 @@ def test_no_warmup_starts_at_the_peak() -> None:
 
 def test_averaged_weights_follow_the_formula() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
-    averaged = build_averaged(model, Training(ema_decay=0.5))
+    averaged = Averaged(model, 0.5)
     expected = None
     for update, value in enumerate((1.0, 2.0, 4.0, 8.0, 16.0)):
         with torch.no_grad():
