@@ -43,6 +43,7 @@ class Variant:
     compile: str = "on"
     channels_last: bool = True
     fused: bool = True
+    muon: bool = True
 
 
 VARIANTS = {
@@ -52,6 +53,7 @@ VARIANTS = {
     "max-autotune": Variant(compile="max-autotune"),
     "contiguous": Variant(channels_last=False),
     "plain-adamw": Variant(fused=False),
+    "without-muon": Variant(muon=False),
     "eager-contiguous-plain": Variant("off", channels_last=False, fused=False),
 }
 QUICK = [name for name in VARIANTS if name != "max-autotune"]
@@ -65,6 +67,8 @@ def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 def learner_of(config: Config, variant: Variant, device: torch.device, manifest: Manifest | None = None) -> Learner:
     """The learner as `jobs.train` makes it, but for what the variant leaves out."""
     config = changed(config, run={"compile": variant.compile})
+    if not variant.muon:
+        config = changed(config, train={"muon_learning_rate": 0.0})
     learner = Learner(config, LoneWorker(device), manifest or _no_manifest(config))
     if not variant.channels_last:
         learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

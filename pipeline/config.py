@@ -82,6 +82,8 @@ class Training(Section):
     """Images a step over all workers, at least cluster.num_workers; fewer workers take more turns a step."""
     learning_rate: float = Field(default=1e-3, gt=0.0)
     """Peak learning rate of AdamW."""
+    muon_learning_rate: float = Field(default=0.0, ge=0.0)
+    """Peak learning rate of Muon, which then takes the convolutions' kernels; 0: AdamW has them, too."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     final_learning_rate: float = Field(default=0.02, ge=0.0, le=1.0)

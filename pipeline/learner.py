@@ -18,7 +18,7 @@ from pipeline.evaluate import Measured, units
 from pipeline.manifest import Manifest
 from pipeline.mlflow_run import Entry
 from pipeline.model_config import PortraitModel
-from pipeline.optim import Averaged, build_optimizer, learning_rate
+from pipeline.optim import Averaged, build_optimizer, set_rates
 from pipeline.precision import ModelWithLosses, compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream, own_parts
@@ -97,8 +97,7 @@ class Learner:
         """
         self.step += 1
         self.images_seen += self.config.train.batch_size
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.train, self.step)
+        set_rates(self.optimizer, self.config.train, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.compiler.cudagraph_mark_step_begin()  # with CUDA graphs: what the step before left may be overwritten
         images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)

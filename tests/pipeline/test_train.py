@@ -86,11 +86,14 @@ def test_training_learns_and_reports(digits: Config, capsys: pytest.CaptureFixtu
     assert "val: " in told
 
 
-@pytest.mark.parametrize(("dies_after", "flips"), [(1, False), (4, True), (5, False), (9, True), (11, False)])
+@pytest.mark.parametrize(
+    ("dies_after", "flips", "muon"),
+    [(1, False, 0.0), (4, True, 0.02), (5, False, 0.02), (9, True, 0.0), (11, False, 0.02)],
+)
 def test_killed_run_ends_with_the_same_weights_bit_for_bit(
-    dies_after: int, flips: bool, digits: Config, monkeypatch: pytest.MonkeyPatch
+    dies_after: int, flips: bool, muon: float, digits: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digits = changed(digits, train={"horizontal_flips": flips})
+    digits = changed(digits, train={"horizontal_flips": flips, "muon_learning_rate": muon})
     undisturbed = changed(digits, run={"name": "undisturbed"})
     fit(undisturbed)
     real_advance = Learner.advance

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config import Config, Training
+from pipeline.muon import AdamWWithMuon, orthogonalized
+from pipeline.optim import build_optimizer, matrices, set_rates
+from tests.models.builders import KINDS, build
+
+SHAPES = [(6, 4), (4, 6), (6, 4), (8, 8)]
+
+
+def pairs(count: int = 2) -> list[list[nn.Parameter]]:
+    """Lists of the same parameters."""
+    torch.manual_seed(0)
+    values = [torch.randn(shape) for shape in SHAPES]
+    return [[nn.Parameter(value.clone()) for value in values] for _ in range(count)]
+
+
+def give_gradients(*lists: list[nn.Parameter]) -> None:
+    for same in zip(*lists, strict=True):
+        gradient = torch.randn(same[0].shape)
+        for one in same:
+            one.grad = gradient.clone().view_as(one)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 40), (40, 5), (16, 16)])
+def test_orthogonalized_matrices_keep_their_directions_and_lose_their_sizes(rows: int, columns: int) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, rows, columns, dtype=torch.float64) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    left, sizes, right = torch.linalg.svd(matrices, full_matrices=False)
+    turned = left.mT @ orthogonalized(matrices) @ right.mT
+    kept = turned.diagonal(dim1=1, dim2=2)
+    assert (turned - torch.diag_embed(kept)).abs().max() < 1e-9
+    large = sizes > 0.01 * sizes.amax(1, keepdim=True)
+    assert large.sum() > 0.9 * large.numel()
+    assert kept[large].min() > 0.6
+    assert kept.max() < 1.3
+
+
+def test_matrices_of_zeros_stay_finite() -> None:
+    assert orthogonalized(torch.zeros(2, 3, 4)).abs().max() == 0.0
+
+
+def test_matrices_go_where_torchs_own_muon_takes_them() -> None:
+    """Theirs is in bfloat16: each step's change is the same to a few per cent of itself."""
+    ours, theirs = pairs()
+    muon = AdamWWithMuon(ours, [], lr=0.02, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        before = [one.detach().clone() for one in theirs]
+        with torch.no_grad():
+            for own, other in zip(ours, theirs, strict=True):
+                own.copy_(other)
+        give_gradients(ours, theirs)
+        muon.step()
+        reference.step()
+        for own, other, old in zip(ours, theirs, before, strict=True):
+            assert (own - other).norm() < 0.05 * (other - old).norm()
+
+
+def test_kernels_count_as_matrices_in_either_order_of_memory() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(6, 4, 3, 5)
+    kernels = [
+        nn.Parameter(values.clone()),
+        nn.Parameter(values.clone(memory_format=torch.channels_last)),
+    ]
+    matrix = nn.Parameter(values.flatten(1).clone())
+    optimizers = [AdamWWithMuon([one], [], lr=0.02) for one in (*kernels, matrix)]
+    for _ in range(3):
+        gradient = torch.randn(values.shape)
+        for kernel in kernels:
+            kernel.grad = gradient.clone(memory_format=torch.preserve_format)
+        matrix.grad = gradient.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert kernels[1].is_contiguous(memory_format=torch.channels_last)
+    assert (matrix.view_as(values) - values).abs().mean() > 0.005
+    for kernel in kernels:
+        torch.testing.assert_close(kernel.detach(), matrix.view_as(values).detach(), atol=2e-6, rtol=0)
+
+
+def test_all_others_are_adamws() -> None:
+    ours, theirs = pairs()
+    options = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1}
+    mixed, adamw = AdamWWithMuon(ours[:1], ours[1:], **options), torch.optim.AdamW(theirs[1:], **options)
+    for _ in range(3):
+        give_gradients(ours, theirs)
+        mixed.step()
+        adamw.step()
+    assert all(torch.equal(own, other) for own, other in zip(ours[1:], theirs[1:], strict=True))
+    assert not torch.equal(ours[0], theirs[0])
+
+
+def test_without_a_rate_all_are_adamws(digits: Config) -> None:
+    model = digits.build_model()
+    optimizer = build_optimizer(model, digits.train)
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    assert sizes == [len(list(model.parameters())), 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel_but_the_conditions_is_muons(kind: str) -> None:
+    model = build(kind)
+    names = {name for name, parameter in model.named_parameters() if parameter in matrices(model)}
+    all_names = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    left = {"_term.", "conditioning.", "recurrent.state"}
+    assert names == {name for name in all_names if not any(part in name for part in left)}
+    assert len(names) >= 8
+
+
+def test_both_groups_follow_the_schedule_with_their_own_peaks() -> None:
+    model = build("gated")
+    training = Training(steps=100, warmup_steps=10, learning_rate=1e-3, muon_learning_rate=0.02)
+    optimizer = build_optimizer(model, training)
+    set_rates(optimizer, training, 5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([5e-4, 0.01])
+    set_rates(optimizer, training, 100)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2e-5, 4e-4])
