@@ -2,7 +2,7 @@
 
 Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; J. Liu et al., Muon is Scalable
 for LLM Training, arXiv 2502.16982. `torch.optim.Muon` is the same for single matrices; here are kernels, too, and
-matrices of one shape go through the iteration together: thirty times fewer launches on a GPU.
+matrices of one shape go through the iteration together, in far fewer launches on a GPU.
 """
 
 import math

@@ -23,13 +23,14 @@ def _cifar10(**changes: str | int) -> Data:
     return Data.model_validate(values | changes)
 
 
-def _cifar10_small(name: str, model: Model, steps: int) -> Config:
+def _cifar10_small(name: str, model: Model, steps: int, **training: float) -> Config:
     """A run on two CPU cores."""
+    values = {"steps": steps, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 100, "ema_decay": 0.995}
     return Config(
         preset=name,
         model=model,
         data=_cifar10(),
-        train=Training(steps=steps, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
+        train=Training.model_validate(values | training),
         run=Run(name=name, log_interval=20, eval_interval=1300, sample_interval=1300, checkpoint_interval=200),
         sample=Sampling(count=40, grid_columns=4, batch_size=20),
     )
@@ -51,7 +52,12 @@ def _cifar10_pixelrnn(name: str, model: Model) -> Config:
 CIFAR10: dict[str, Preset] = {
     "cifar10-small": Preset(
         _cifar10_small(
-            "cifar10-small", GatedPixelCNNModel(num_layers=5, num_filters=48, kernel_size=5, head_filters=96), 2600
+            "cifar10-small",
+            GatedPixelCNNModel(num_layers=5, num_filters=48, kernel_size=5, head_filters=96, logit_scale=8.0),
+            2600,
+            learning_rate=4e-3,
+            muon_learning_rate=0.02,
+            beta2=0.95,
         ),
         data_version=VERSION,
         cost="half an hour on two CPU cores",
@@ -91,7 +97,7 @@ CIFAR10: dict[str, Preset] = {
                 num_filters=192,
                 kernel_size=5,
                 head_filters=384,
-                logit_scale=16.0,
+                logit_scale=8.0,
                 dropout=0.0,
                 conditional=False,
             ),
@@ -99,7 +105,9 @@ CIFAR10: dict[str, Preset] = {
             train=Training(
                 steps=44_000,
                 batch_size=64,
-                learning_rate=1.5e-3,
+                learning_rate=4e-3,
+                muon_learning_rate=0.02,
+                beta2=0.95,
                 warmup_steps=500,
                 ema_decay=0.999,
                 horizontal_flips=True,
