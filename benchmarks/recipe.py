@@ -2,8 +2,8 @@
 
     python -m benchmarks.recipe [--data data/cifar10] [--pflop 0.012] [--test-images 2000] [NAME CHANGES ...]
 
-Words come in pairs: a variant's name and what it changes of the base, SECTION.KEY=VALUE,... or nothing. The base is a
-small unconditional Gated PixelCNN on CIFAR-10, as `jobs.prepare cifar10` writes it. The schedule of each ends with its
+Words come in pairs: a variant's name and what it changes of the base, SECTION.KEY=VALUE,... or nothing. The base is the
+preset `cifar10` with a small model, on CIFAR-10 as `jobs.prepare cifar10` writes it. The schedule of each ends with its
 budget. What it says of training at full size is weak evidence.
 """
 
@@ -27,9 +27,9 @@ def base(data: str) -> Config:
     """What the variants change."""
     return changed(
         PRESETS["cifar10"].config,
-        model={"num_layers": 4, "num_filters": 24, "head_filters": 96, "logit_scale": 1.0},
+        model={"num_layers": 4, "num_filters": 24, "head_filters": 96},
         data={"url": data},
-        train={"batch_size": 16, "learning_rate": 8e-3, "ema_decay": 0.99, "horizontal_flips": False},
+        train={"batch_size": 16, "ema_decay": 0.99, "horizontal_flips": False},
         run={"compile": "off", "precision": "float32"},
     )
 

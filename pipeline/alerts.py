@@ -1,4 +1,4 @@
-"""What a person should hear of a run while it goes on: it diverges, it starves, it stalls; a line and a tag each."""
+"""What a person should hear of a run while it goes on: it diverges, starves, stalls, draws noise; a line and a tag."""
 
 import math
 import threading
@@ -15,9 +15,11 @@ STARVING_LINES = 3
 STALL_FACTOR, SHORTEST_STALL_SECONDS = 10.0, 60.0
 """A step that takes so many times the longest one before, and at least so many seconds, counts as stalled."""
 LOOK_SECONDS = 1.0
+NOISE_FACTOR = 1.2
+"""By how much more than data.val_split's what a model draws may cost it; once it is amid noise, it takes 6 bits/dim."""
 
 Tell = Callable[[str, str], None]
-"""Takes the kind of an alert (diverging, starving, stalled) and what to do."""
+"""Takes the kind of an alert (diverging, starving, stalled, noise) and what to do."""
 
 
 @dataclass
@@ -47,6 +49,18 @@ class Alerts:
             self._starving_lines >= STARVING_LINES,
             f"step {step:,}: workers wait for data {waiting:.0%} of the time; set data.cache_folder, raise "
             f"data.parallel_reads ({self.config.data.parallel_reads}), or bring data.url nearer",
+        )
+
+    def drawn(self, step: int, metrics: dict[str, float]) -> None:
+        """Judge what the grid's images cost, beside those of data.val_split under the same weights."""
+        drawn, val, training = metrics["drawn/bits_per_dim"], metrics["val/bits_per_dim"], self.config.train
+        self._state(
+            "noise",
+            drawn > NOISE_FACTOR * val,
+            f"step {step:,}: the images that it draws cost {drawn:.2f} bits/dim, those of {self.config.data.val_split} "
+            f"{val:.2f}: it wanders off into noise. Look at the samples; lower train.muon_learning_rate "
+            f"({training.muon_learning_rate}) or train.learning_rate ({training.learning_rate}), or raise "
+            f"train.weight_decay ({training.weight_decay})",
         )
 
     def _state(self, kind: str, present: bool, what: str) -> None:

@@ -89,7 +89,7 @@ class Training(Section):
     final_learning_rate: float = Field(default=0.02, ge=0.0, le=1.0)
     """Share of the peak that the cosine decay ends at."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay: of Muon's kernels where it has a rate, else of all weights."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """AdamW's decay of the gradient's average."""
     beta2: float = Field(default=0.99, ge=0.0, lt=1.0)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed
+from jaxtyping import Float64
 
 from models.sampling import Known, Samples, draw
 from models.trainable import TrainableModel
@@ -97,14 +98,14 @@ def _assemble(config: Config, plan: Plan, url: str, request: dict[str, str]) -> 
     shown, columns = plan.rows(torch.from_numpy(images))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images, nats=nats, allow_pickle=False, **plan.arrays)
-    drawn_dims = plan.drawn_dims(config.dims, config.data.channels)
+    likelihood = _likelihood(config, plan, nats)
     manifest = SampleManifest(
         count=len(images),
         shape=shape,
         levels=config.data.levels,
         first_seed=config.sample.seed,
         sum_of_nats=float(nats.sum()),
-        likelihood=Measured("nats", float(nats.sum()), len(images), drawn_dims).text if len(images) else "",
+        likelihood=likelihood.text if likelihood else "",
         files={},
         request=request,
     )
@@ -112,19 +113,28 @@ def _assemble(config: Config, plan: Plan, url: str, request: dict[str, str]) -> 
     return finish(url, manifest, {"samples.npz": buffer.getvalue(), "samples.png": grid})
 
 
-def training_grid(config: Config, manifest: Manifest, model: TrainableModel, worker: Worker) -> bytes | None:
-    """A grid from the weights as they are, the same random numbers every time; None for what draws no images."""
+def training_grid(
+    config: Config, manifest: Manifest, model: TrainableModel, worker: Worker
+) -> tuple[bytes, Measured | None] | None:
+    """A grid from the weights as they are, the same random numbers every time, and what the drawn images cost.
+
+    None for what draws no images, no cost for what knows none.
+    """
     columns = config.sample.grid_columns
     rows = min(config.data.num_classes, MOST_GRID_ROWS) if model.reads_labels else min(columns, MOST_GRID_ROWS)
     plan = make_plan(config, model.eval(), manifest, worker, rows * columns)
     if plan is None:
         return None
-    return _grid(config, plan, _draw_batch(config, plan, worker, range(len(plan.seeds))))
-
-
-def _grid(config: Config, plan: Plan, samples: Samples) -> bytes:
+    samples = _draw_batch(config, plan, worker, range(len(plan.seeds)))
     images, columns = plan.rows(samples.images)
-    return grid_png(images, config.data.levels, columns)
+    return grid_png(images, config.data.levels, columns), _likelihood(config, plan, samples.nats.numpy())
+
+
+def _likelihood(config: Config, plan: Plan, nats: Float64[np.ndarray, " n"]) -> Measured | None:
+    """What the drawn sub-pixels cost, None where nothing was drawn."""
+    if not len(nats):
+        return None
+    return Measured("nats", float(nats.sum()), len(nats), plan.drawn_dims(config.dims, config.data.channels))
 
 
 def _draw_batch(

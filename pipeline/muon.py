@@ -44,11 +44,16 @@ class AdamWWithMuon(torch.optim.AdamW):
     Args:
         matrices: parameters of two dimensions or more, their outputs first.
         others: all other parameters.
-        options: AdamW's own; its lr and weight_decay are the second group's, too, until they are set.
+        weight_decay: of the matrices if there are any, else of all; decoupled, a share of lr.
+        options: AdamW's own; its lr is the second group's, too, until it is set.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], others: Iterable[Tensor], **options: Any) -> None:
-        super().__init__([{"params": list(others), "muon": False}, {"params": list(matrices), "muon": True}], **options)
+    def __init__(
+        self, matrices: Iterable[Tensor], others: Iterable[Tensor], *, weight_decay: float = 0.0, **options: Any
+    ) -> None:
+        turned: dict[str, Any] = {"params": list(matrices), "muon": True, "weight_decay": weight_decay}
+        rest = {"params": list(others), "muon": False, "weight_decay": 0.0 if turned["params"] else weight_decay}
+        super().__init__([rest, turned], **options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

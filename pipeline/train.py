@@ -81,10 +81,21 @@ def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker
         measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
         _tell(learner, measured, tracker)
     if learner.at(config.run.sample_interval) and tracker:
-        grid = training_grid(config, val_manifest, learner.averaged_model, worker)
-        if grid:
-            tracker.image(learner.step, "samples", grid)
+        _draw(learner, val_manifest, tracker, measured)
     return measured
+
+
+def _draw(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker", measured: Measured | None) -> None:
+    """A grid of samples and what they cost, beside the measure of the same weights if there is one."""
+    found = training_grid(learner.config, val_manifest, learner.averaged_model, learner.worker)
+    if found:
+        grid, likelihood = found
+        tracker.image(learner.step, "samples", grid)
+        if likelihood:
+            metrics = likelihood.metrics("drawn")
+            tracker.metrics(learner.step, metrics)
+            if measured:
+                tracker.alerts.drawn(learner.step, metrics | measured.metrics("val"))
 
 
 def _end_early(told: Agreed, learner: Learner, tracker: "RankZeroTracker | None") -> None:

@@ -11,7 +11,7 @@ from pipeline.alerts import Alerts, StallWatch
 from pipeline.config import Config
 from pipeline.train import RankZeroTracker
 from tests.conftest import tiny_config, wait_until
-from tests.pipeline.test_train import changed, identity_of
+from tests.pipeline.test_train import changed, fit, identity_of
 
 GOOD = {"train/bits_per_dim": 3.0, "train/data_wait_fraction": 0.01}
 STARVING = GOOD | {"train/data_wait_fraction": 0.4}
@@ -48,6 +48,19 @@ def test_divergence_is_told_once_until_it_has_passed(config: Config) -> None:
     watch.look(10, GOOD)
     watch.look(12, bad)
     assert told.kinds() == ["diverging", "diverging"]
+
+
+def test_noise_is_told_where_drawn_images_cost_far_more_than_held_out_ones(config: Config) -> None:
+    told = Told()
+    watch = Alerts(config, told)
+    watch.drawn(10, {"drawn/bits_per_dim": 3.1, "val/bits_per_dim": 3.0})
+    assert told == []
+    for step in (20, 30):
+        watch.drawn(step, {"drawn/bits_per_dim": 5.21, "val/bits_per_dim": 3.7})
+    ((kind, what),) = told
+    assert kind == "noise"
+    assert what.startswith("step 20: the images that it draws cost 5.21 bits/dim, those of val 3.70: it wanders off")
+    assert "train.weight_decay (0.0)" in what
 
 
 def test_starving_takes_three_lines_in_a_row(config: Config) -> None:
@@ -95,12 +108,24 @@ def test_a_step_that_hangs_is_told_once_and_only_steps_count(config: Config, mon
 
 def test_an_alert_is_a_line_and_a_tag_of_the_run(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
     config = changed(digits, run={"name": "alerted"})
-    identity = identity_of(config)
-    tracker = RankZeroTracker(config, identity, [])
+    tracker = RankZeroTracker(config, identity_of(config), [])
     tracker.alerts.look(4, GOOD | {"train/bits_per_dim": 4.2})
     tracker.close(None)
     assert "alert: diverging: step 4: 4.20 bits/dim is worse" in capsys.readouterr().out
+    assert run_named("alerted", config).data.tags["alert.diverging"].startswith("step 4: 4.20 bits/dim is worse")
+
+
+def test_what_drawn_images_cost_stands_beside_the_measure(digits: Config) -> None:
+    config = changed(digits, run={"name": "drawn"})
+    fit(config)
+    metrics = run_named("drawn", config).data.metrics
+    assert metrics["drawn/images"] == 20
+    assert metrics["drawn/bits_per_dim"] == pytest.approx(metrics["val/bits_per_dim"], rel=0.1)
+
+
+def run_named(name: str, config: Config) -> mlflow.entities.Run:
+    identity = identity_of(config)
     client = mlflow.MlflowClient(identity.tracking_uri)
     experiment = client.get_experiment_by_name(identity.experiment)
-    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'alerted'")
-    assert run.data.tags["alert.diverging"].startswith("step 4: 4.20 bits/dim is worse")
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    return run

@@ -38,6 +38,14 @@ def test_orthogonalized_matrices_keep_their_directions_and_lose_their_sizes(rows
     assert kept.max() < 1.3
 
 
+def test_bfloat16_as_on_gpus_gives_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(4, 24, 60)
+    exact, rounded = orthogonalized(matrices.double()), orthogonalized(matrices.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
 def test_matrices_of_zeros_stay_finite() -> None:
     assert orthogonalized(torch.zeros(2, 3, 4)).abs().max() == 0.0
 
