@@ -89,10 +89,11 @@ def test_kernels_count_as_matrices_in_either_order_of_memory() -> None:
         torch.testing.assert_close(kernel.detach(), matrix.view_as(values).detach(), atol=2e-6, rtol=0)
 
 
-def test_all_others_are_adamws() -> None:
+def test_all_others_are_adamws_and_do_not_decay() -> None:
     ours, theirs = pairs()
     options = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1}
-    mixed, adamw = AdamWWithMuon(ours[:1], ours[1:], **options), torch.optim.AdamW(theirs[1:], **options)
+    undecayed = options | {"weight_decay": 0.0}
+    mixed, adamw = AdamWWithMuon(ours[:1], ours[1:], **options), torch.optim.AdamW(theirs[1:], **undecayed)
     for _ in range(3):
         give_gradients(ours, theirs)
         mixed.step()
