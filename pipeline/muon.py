@@ -66,7 +66,7 @@ class AdamWWithMuon(torch.optim.AdamW):
 
     def _step_matrices(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        momenta = [self.state[matrix].setdefault("momentum", torch.zeros_like(matrix)) for matrix in matrices]
+        momenta = [self._momentum(matrix) for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1.0 - MOMENTUM)
         directions = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
@@ -85,3 +85,10 @@ class AdamWWithMuon(torch.optim.AdamW):
                 [change.movedim(-1, 1) for change in changes.unbind()],
                 alpha=-group["lr"] * scale,
             )
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        state = self.state[matrix]
+        if not state:  # AdamW loads no state without a step
+            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(matrix)}
+        momentum: Tensor = state["momentum"]
+        return momentum
