@@ -66,9 +66,8 @@ def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 def learner_of(config: Config, variant: Variant, device: torch.device, manifest: Manifest | None = None) -> Learner:
     """The learner as `jobs.train` makes it, but for what the variant leaves out."""
-    config = changed(config, run={"compile": variant.compile})
-    if not variant.muon:
-        config = changed(config, train={"muon_learning_rate": 0.0})
+    rate = config.train.muon_learning_rate if variant.muon else 0.0
+    config = changed(config, run={"compile": variant.compile}, train={"muon_learning_rate": rate})
     learner = Learner(config, LoneWorker(device), manifest or _no_manifest(config))
     if not variant.channels_last:
         learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -172,13 +171,17 @@ def row(record: Record, config: Config, name: str, words: argparse.Namespace, pr
 def measure_preset(record: Record, config: Config, words: argparse.Namespace) -> None:
     """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the stream."""
     at = changed(config, train={"batch_size": words.at})
-    figures = {name: row(record, at, name, words) or {} for name in words.variants}
-    best = max(figures, key=lambda name: figures[name].get("images_per_second", 0.0))
+    variants = [name for name in words.variants if VARIANTS[name].muon or config.train.muon_learning_rate] or [
+        "default"
+    ]
+    figures = {name: row(record, at, name, words) or {} for name in variants}
+    # Without Muon it is another training: the best of those that train what the preset says.
+    best = max(figures, key=lambda name: (VARIANTS[name].muon, figures[name].get("images_per_second", 0.0)))
     for size in words.batches:
         found = row(record, changed(config, train={"batch_size": size}), best, words)
         if found is None or "error" in found:
             break
-    for name in dict.fromkeys([best, words.variants[-1]]):
+    for name in dict.fromkeys([best, variants[-1]]):
         row(record, at, name, words, profiled=True)
     folder = dict(pair.split("=", 1) for pair in words.data).get(config.preset)
     key = f"{config.preset}/{words.at}/stream"
