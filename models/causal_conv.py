@@ -16,6 +16,9 @@ from torch.nn import functional
 
 MaskType = Literal["A", "B"]
 
+SCALE_RATE = 4.0
+"""A trained scale is the exponential of so many times its parameter: it has to follow what hundreds of weights do."""
+
 
 def require_kernel_and_groups(kernel_size: int, groups: int, **widths: int) -> None:
     """Raise ValueError unless the kernel is odd and above 1 and every width is a multiple of the groups."""
@@ -83,7 +86,8 @@ class GroupedPointwise(nn.Module):
     Only the blocks that exist are parameters, one tensor a group; `kernel_and_bias` lays them into one matrix with
     zeros elsewhere. Type A has no block for the first group. Parameters stand group by group; outputs are ordered by
     part first, each part with all groups (`parts_first`). Outputs are `scale` times what the parameters alone give, so
-    that a step of the optimiser moves them so much further.
+    that a step of the optimiser moves them so much further; with `trained_scale` each group's by a factor of its own,
+    1 at the start, the exponential of SCALE_RATE times a parameter.
     """
 
     def __init__(
@@ -94,9 +98,11 @@ class GroupedPointwise(nn.Module):
         mask_type: MaskType,
         parts: int = 1,
         scale: float = 1.0,
+        trained_scale: bool = False,
     ) -> None:
         super().__init__()
         self.scale = scale
+        self.log_scale = nn.Parameter(torch.zeros(groups)) if trained_scale else None
         require_kernel_and_groups(3, groups * parts, out_filters=out_filters)
         require_kernel_and_groups(3, groups, in_filters=in_filters)
         self.groups, self.parts, self.in_filters, self.out_filters = groups, parts, in_filters, out_filters
@@ -112,10 +118,14 @@ class GroupedPointwise(nn.Module):
         """The block-triangular matrix, zeros where a group may not look, as a 1x1 kernel; and the bias."""
         padded = [functional.pad(block, (0, self.in_filters - block.shape[1])) for block in self.blocks]
         blind = self.out_filters - sum(len(block) for block in self.blocks)
-        kernel = torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
-        ordered, bias = parts_first(kernel, self.groups, self.parts), parts_first(self.bias, self.groups, self.parts)
+        kernel: Tensor = torch.cat([self.bias.new_zeros(blind, self.in_filters), *padded])
+        bias: Tensor = self.bias
         if self.scale != 1.0:
-            ordered, bias = ordered * self.scale, bias * self.scale
+            kernel, bias = kernel * self.scale, bias * self.scale
+        if self.log_scale is not None:
+            factors = (SCALE_RATE * self.log_scale).exp().repeat_interleave(self.out_filters // self.groups)
+            kernel, bias = kernel * factors[:, None], bias * factors
+        ordered, bias = (parts_first(one, self.groups, self.parts) for one in (kernel, bias))
         return ordered[:, :, None, None], bias
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:

@@ -13,13 +13,22 @@ class SoftmaxHead(nn.Module):
     It stands on any body whose features come in colour groups. Parameters, with p features, q head filters, C colours
     and L levels: (p q + q C L) (C+1)/(2C) + q + C L. A softmax that is sure of a level of 256 needs logits in the
     hundreds (docs/experiments.md); `logit_scale` multiplies them, so that small weights reach that in fewer steps.
+    With `trained_logit_scale` a factor of each colour, C parameters more, is trained besides: while the learning rate
+    falls, predictions get better faster than their logits grow, and a model that is less sure than right draws noise.
 
     Raises:
         ValueError: levels or head_filters don't fit, or logit_scale is not above 0.
     """
 
     def __init__(
-        self, *, num_features: int, head_filters: int, channels: int, levels: int, logit_scale: float = 1.0
+        self,
+        *,
+        num_features: int,
+        head_filters: int,
+        channels: int,
+        levels: int,
+        logit_scale: float = 1.0,
+        trained_logit_scale: bool = False,
     ) -> None:
         super().__init__()
         if not logit_scale > 0.0:
@@ -30,7 +39,9 @@ class SoftmaxHead(nn.Module):
             raise ValueError(f"head_filters must be a multiple of the {channels} colour groups, got {head_filters}")
         self.channels, self.levels = channels, levels
         self.hidden = GroupedPointwise(num_features, head_filters, channels, "B")
-        self.logits = GroupedPointwise(head_filters, channels * levels, channels, "B", scale=logit_scale)
+        self.logits = GroupedPointwise(
+            head_filters, channels * levels, channels, "B", scale=logit_scale, trained_scale=trained_logit_scale
+        )
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b c h w levels"]:
         logits: Tensor = self.logits(self.hidden(features.relu()).relu_())

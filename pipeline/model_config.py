@@ -64,6 +64,8 @@ class DensitySection(ModelSection):
     """Filters between the head's two 1x1 convolutions; a multiple of data.channels."""
     logit_scale: float = Field(default=1.0, gt=0.0)
     """By what the head's logits are multiplied; 256 levels are learnt in fewer steps with more than 1."""
+    trained_logit_scale: bool = False
+    """Train a further factor for each colour's logits, so that the model is as sure as it is right."""
 
     def with_head(self, body: Body, shape: ImageShape, num_classes: int = 0) -> AutoregressiveModel:
         """The density model of the body."""
@@ -73,6 +75,7 @@ class DensitySection(ModelSection):
             channels=shape.channels,
             levels=shape.levels,
             logit_scale=self.logit_scale,
+            trained_logit_scale=self.trained_logit_scale,
         )
         return AutoregressiveModel(body=body, head=head, num_classes=num_classes)
 

@@ -24,10 +24,11 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
 
 
 def build(kind: str = "gated", seed: int = 0, *, image_size: int = 3, **changes: Any) -> AutoregressiveModel:
-    """A model of one of KINDS in eval mode; `changes` are arguments of its body, levels, head_filters, logit_scale."""
+    """A model of one of KINDS in eval mode; `changes` are arguments of its body, or of its head."""
     channels, levels = changes.pop("channels", 3), changes.pop("levels", 4)
     head_filters, condition_dropout = changes.pop("head_filters", 12 * channels), changes.pop("condition_dropout", 0.0)
-    logit_scale, num_classes = changes.pop("logit_scale", 1.0), 2 if "label" in kind else 0
+    scale = {name: changes.pop(name) for name in ("logit_scale", "trained_logit_scale") if name in changes}
+    num_classes = 2 if "label" in kind else 0
     arguments: dict[str, Any] = {"channels": channels, "num_layers": 2, "num_filters": 4 * channels} | changes
     if kind.startswith("gated"):
         size = num_classes or VECTOR_SIZE
@@ -43,11 +44,7 @@ def build(kind: str = "gated", seed: int = 0, *, image_size: int = 3, **changes:
     else:
         body = PixelRNN(**({"kernel_size": 3} | arguments), recurrence=kind)
     head = SoftmaxHead(
-        num_features=body.num_features,
-        head_filters=head_filters,
-        channels=channels,
-        levels=levels,
-        logit_scale=logit_scale,
+        num_features=body.num_features, head_filters=head_filters, channels=channels, levels=levels, **scale
     )
     model = AutoregressiveModel(body=body, head=head, num_classes=num_classes).double()
     randomize(model, seed)

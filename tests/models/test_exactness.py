@@ -7,6 +7,7 @@ import torch
 
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
+from models.softmax_head import SoftmaxHead
 from tests.models.builders import KINDS, build, condition_for
 
 REACH = 1
@@ -166,6 +167,17 @@ def test_logit_scale_multiplies_the_logits_of_the_same_weights() -> None:
     torch.testing.assert_close(scaled, 3.0 * plain, rtol=0, atol=1e-11)
     with pytest.raises(ValueError, match="logit_scale must be above 0, got 0"):
         build(logit_scale=0.0)
+
+
+def test_trained_logit_scale_is_a_factor_of_each_colour_that_starts_at_one() -> None:
+    images = torch.randint(0, 4, (2, 3, 3, 3), dtype=torch.uint8)
+    plain, scaled = build(), build(trained_logit_scale=True)
+    scaled.load_state_dict(plain.state_dict() | {"head.logits.log_scale": torch.tensor([0.0, 0.25, -0.5])})
+    factors = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float64).exp()[:, None, None, None]
+    torch.testing.assert_close(scaled(images), factors * plain(images), rtol=1e-12, atol=1e-12)
+    fresh = SoftmaxHead(num_features=12, head_filters=12, channels=3, levels=4, trained_logit_scale=True)
+    assert fresh.logits.log_scale is not None
+    assert not fresh.logits.log_scale.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

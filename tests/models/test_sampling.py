@@ -55,7 +55,7 @@ def test_logits_met_are_the_teacher_forced_ones(
     kind: str, channels: int, dtype: torch.dtype, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each logit that the sampler meets, against one pass over the finished images."""
-    model = build(kind, 3, channels=channels, image_size=5, logit_scale=2.0).to(dtype)
+    model = build(kind, 3, channels=channels, image_size=5, logit_scale=2.0, trained_logit_scale=True).to(dtype)
     condition = condition_for(model, 2)
     met = []
 
