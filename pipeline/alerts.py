@@ -58,7 +58,8 @@ class Alerts:
             "noise",
             drawn > NOISE_FACTOR * val,
             f"step {step:,}: the images that it draws cost {drawn:.2f} bits/dim, those of {self.config.data.val_split} "
-            f"{val:.2f}: it wanders off into noise. Look at the samples; lower train.muon_learning_rate "
+            f"{val:.2f}: it wanders off into noise. Look at the samples; while the learning rate is high the next grid "
+            f"may be better, else set model.trained_logit_scale, lower train.muon_learning_rate "
             f"({training.muon_learning_rate}) or train.learning_rate ({training.learning_rate}), or raise "
             f"train.weight_decay ({training.weight_decay})",
         )

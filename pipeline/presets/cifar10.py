@@ -53,7 +53,14 @@ CIFAR10: dict[str, Preset] = {
     "cifar10-small": Preset(
         _cifar10_small(
             "cifar10-small",
-            GatedPixelCNNModel(num_layers=5, num_filters=48, kernel_size=5, head_filters=96, logit_scale=8.0),
+            GatedPixelCNNModel(
+                num_layers=5,
+                num_filters=48,
+                kernel_size=5,
+                head_filters=96,
+                logit_scale=8.0,
+                trained_logit_scale=True,
+            ),
             2600,
             learning_rate=4e-3,
             muon_learning_rate=0.01,
@@ -103,6 +110,7 @@ CIFAR10: dict[str, Preset] = {
                 kernel_size=5,
                 head_filters=384,
                 logit_scale=8.0,
+                trained_logit_scale=True,
                 dropout=0.0,
                 conditional=False,
             ),
