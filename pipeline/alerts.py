@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.config import Config
+from pipeline.optim import rate_share
 
 STARVING_FRACTION = 0.1
 STARVING_LINES = 3
@@ -17,6 +18,8 @@ STALL_FACTOR, SHORTEST_STALL_SECONDS = 10.0, 60.0
 LOOK_SECONDS = 1.0
 NOISE_FACTOR = 1.2
 """By how much more than data.val_split's what a model draws may cost it; once it is amid noise, it takes 6 bits/dim."""
+CALM_SHARE = 0.1
+"""Share of the peak learning rate up to which that is judged: above it averaged weights are less sure than right."""
 
 Tell = Callable[[str, str], None]
 """Takes the kind of an alert (diverging, starving, stalled, noise) and what to do."""
@@ -54,12 +57,14 @@ class Alerts:
     def drawn(self, step: int, metrics: dict[str, float]) -> None:
         """Judge what the grid's images cost, beside those of data.val_split under the same weights."""
         drawn, val, training = metrics["drawn/bits_per_dim"], metrics["val/bits_per_dim"], self.config.train
+        if step < training.steps and rate_share(training, step) > CALM_SHARE:
+            return
         self._state(
             "noise",
             drawn > NOISE_FACTOR * val,
             f"step {step:,}: the images that it draws cost {drawn:.2f} bits/dim, those of {self.config.data.val_split} "
-            f"{val:.2f}: it wanders off into noise. Look at the samples; while the learning rate is high the next grid "
-            f"may be better, else set model.trained_logit_scale, lower train.muon_learning_rate "
+            f"{val:.2f}: it wanders off into noise. Look at the samples; set model.trained_logit_scale, lower "
+            f"train.muon_learning_rate "
             f"({training.muon_learning_rate}) or train.learning_rate ({training.learning_rate}), or raise "
             f"train.weight_decay ({training.weight_decay})",
         )

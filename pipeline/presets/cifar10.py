@@ -58,7 +58,7 @@ CIFAR10: dict[str, Preset] = {
                 num_filters=48,
                 kernel_size=5,
                 head_filters=96,
-                logit_scale=8.0,
+                logit_scale=16.0,
                 trained_logit_scale=True,
             ),
             2600,
@@ -99,7 +99,7 @@ CIFAR10: dict[str, Preset] = {
         ),
         data_version=VERSION,
         cost="five minutes of training on two CPU cores",
-        expect="not yet measured",
+        expect="4.96 bits/dim on test, measured in benchmarks/equal_budget.md",
     ),
     "cifar10": Preset(
         Config(
@@ -109,7 +109,7 @@ CIFAR10: dict[str, Preset] = {
                 num_filters=192,
                 kernel_size=5,
                 head_filters=384,
-                logit_scale=8.0,
+                logit_scale=16.0,
                 trained_logit_scale=True,
                 dropout=0.0,
                 conditional=False,
