@@ -83,7 +83,7 @@ class Training(Section):
     learning_rate: float = Field(default=1e-3, gt=0.0)
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = Field(default=0.0, ge=0.0)
-    """Peak learning rate of Muon, which then takes the convolutions' kernels but the logits'; 0: AdamW has all."""
+    """Peak learning rate of Muon, which then takes the convolutions' kernels; 0: AdamW has them, too."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     final_learning_rate: float = Field(default=0.02, ge=0.0, le=1.0)

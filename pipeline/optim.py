@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.causal_conv import CausalConv, GroupedPointwise, HorizontalConv
-from models.softmax_head import SoftmaxHead
 from pipeline.config import Training
 from pipeline.muon import AdamWWithMuon
 
@@ -50,14 +49,9 @@ def set_rates(optimizer: AdamWWithMuon, training: Training, step: int) -> None:
 
 
 def matrices(model: nn.Module) -> set[Tensor]:
-    """What Muon takes: the kernels of all convolutions, but for those that read the condition or make the logits.
-
-    Levels that are never right all need small logits, one direction of many: AdamW gets there in fewer steps, and a
-    model whose far levels are likelier than they should be draws noise (docs/experiments.md).
-    """
-    logits = {head.logits for head in model.modules() if isinstance(head, SoftmaxHead)}
+    """What Muon takes: the kernels of all convolutions, but for those that read the condition."""
     convolutions = [one for one in model.modules() if isinstance(one, CAUSAL) or type(one) is nn.Conv2d]
-    return {one for module in convolutions if module not in logits for one in module.parameters() if one.ndim > 1}
+    return {one for module in convolutions for one in module.parameters() if one.ndim > 1}
 
 
 class Averaged(AveragedModel):
