@@ -73,11 +73,7 @@ CIFAR10: dict[str, Preset] = {
         "less with --sample.temperature 0.9",
     ),
     "cifar10-pixelcnn-small": Preset(
-        _cifar10_small(
-            "cifar10-pixelcnn-small",
-            PixelCNNModel(num_layers=5, num_filters=48, head_filters=96),
-            1142,
-        ),
+        _cifar10_small("cifar10-pixelcnn-small", PixelCNNModel(num_layers=5, num_filters=48, head_filters=96), 1142),
         data_version=VERSION,
         cost="five minutes of training on two CPU cores",
         expect="4.87 bits/dim on test, measured in benchmarks/equal_budget.md",
