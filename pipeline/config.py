@@ -100,8 +100,13 @@ class Training(Section):
     """Decay a step of the averaged weights used for evaluation and samples."""
     horizontal_flips: bool = False
     """Mirror each training image left to right with probability one half, anew each epoch; evaluation never does."""
+    noisy_images: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the training images that the model reads with noise, while it predicts the true ones: a model trained
+    so is not thrown off by what it drew a little wrong."""
+    noisy_levels: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of the levels of such an image that are replaced by uniform ones."""
     seed: int = 0
-    """Seed of weights, order of images, flips and dropout."""
+    """Seed of weights, order of images, flips, noise and dropout."""
 
 
 class Run(Section):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.trainable import TrainableModel
 from pipeline.config import Config
+from pipeline.noise import with_random_levels
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -34,11 +35,20 @@ class ModelWithLosses(nn.Module):
     def __init__(self, config: Config, model: TrainableModel, device: torch.device) -> None:
         super().__init__()
         self.model, self._device_type, self._in_bfloat16 = model, device.type, in_bfloat16(config, device)
+        self._levels, self._train = config.data.levels, config.train
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image."""
+        """The loss of each image, of which some are read with noise as train.noisy_images says."""
+        read = images
+        if self._train.noisy_images:
+            read = with_random_levels(
+                images,
+                self._levels,
+                noisy_images=self._train.noisy_images,
+                noisy_levels=self._train.noisy_levels,
+            )
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._in_bfloat16):
-            outputs = self.model(images, labels) if self.model.reads_labels else self.model(images)
+            outputs = self.model(read, labels) if self.model.reads_labels else self.model(read)
         return self.model.losses(outputs, images, labels)
 
 

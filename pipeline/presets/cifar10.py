@@ -66,6 +66,7 @@ CIFAR10: dict[str, Preset] = {
             muon_learning_rate=0.01,
             weight_decay=0.1,
             beta2=0.95,
+            noisy_images=0.1,
         ),
         data_version=VERSION,
         cost="eleven minutes on two CPU cores",
@@ -122,6 +123,7 @@ CIFAR10: dict[str, Preset] = {
                 warmup_steps=500,
                 ema_decay=0.999,
                 horizontal_flips=True,
+                noisy_images=0.1,
             ),
             run=Run(
                 name="cifar10", log_interval=100, eval_interval=4000, sample_interval=12_000, checkpoint_interval=2000
