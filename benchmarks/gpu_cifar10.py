@@ -27,6 +27,7 @@ from benchmarks.cifar10_report import draw_curve, key_of, report
 from benchmarks.device import synchronize
 from benchmarks.lone_worker import LoneWorker, changed, with_overrides
 from benchmarks.recipe import first_shards
+from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write
@@ -153,6 +154,8 @@ def evaluate_piece(config: Config, piece: Piece, device: torch.device, train_ima
             wanted = [one for one in wanted if (step, weights, *one) not in done]
             if wanted:
                 model.load_state_dict(load_file(folder / file))
+                if weights == "averaged":  # between, checkpoints have them as averaged
+                    fit_logit_scale(config, splits["train"], model, worker)
             for split, with_labels in wanted:
                 if piece.is_over():
                     return False

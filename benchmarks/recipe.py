@@ -61,6 +61,7 @@ def row(name: str, config: Config, test_images: int) -> str:
         for _ in range(config.train.steps):
             learner.advance(next(stream))
     learner.require_finite()
+    learner.fit_averaged()
     taken, cpu = time.perf_counter() - started, time.process_time() - cpu
     test = first_shards(load_manifest(config, config.data.val_split), test_images)
     bits = [

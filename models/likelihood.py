@@ -38,6 +38,23 @@ def nats_of_images(logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor
     return sum_by_image(nats_of_subpixels(logits, images))
 
 
+def lack_of_sureness(
+    logits: Float[Tensor, "b c h w levels"], images: UInt8[Tensor, "b c h w"]
+) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
+    """What larger logits of a colour would gain, in nats, and how soon no more: both summed over all its sub-pixels.
+
+    The first is the logit of the true level less the mean of the logits under the prediction, which is the prediction's
+    entropy less the nats, and -d nats / d log s for a factor s of the logits; the second their variance under it, -d of
+    the first by s. Where the first is 0, a model is as sure as it is right.
+    """
+    wide = logits if logits.dtype.itemsize >= 4 else logits.float()
+    probabilities = wide.softmax(-1)
+    mean = (probabilities * wide).sum(-1, keepdim=True)
+    variance = (probabilities * (wide - mean).square()).sum(-1)
+    gain = (wide.gather(-1, images.long()[..., None]) - mean)[..., 0]
+    return gain.double().sum((0, 2, 3)), variance.double().sum((0, 2, 3))
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Cross entropy of rows of logits, whose gradient is made in one map instead of torch's two.
 

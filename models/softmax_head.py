@@ -3,7 +3,7 @@
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.causal_conv import GroupedPointwise
+from models.causal_conv import SCALE_RATE, GroupedPointwise
 from models.likelihood import nats_of_subpixels
 
 
@@ -52,6 +52,11 @@ class SoftmaxHead(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Negative log-likelihood of each sub-pixel given all before it, in nats."""
         return nats_of_subpixels(logits, images)
+
+    def make_surer(self, by: Float[Tensor, " c"]) -> None:
+        """Multiply the trained factor of each colour's logits by the exponential of a number."""
+        assert self.logits.log_scale is not None
+        self.logits.log_scale.data += by.to(self.logits.log_scale) / SCALE_RATE
 
     def flops(self, height: int, width: int) -> int:
         """2 (p q + q C L) (C+1)/(2C) at each position, forward, an image."""

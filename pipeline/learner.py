@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.trainable import TrainableModel
+from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import Snapshot, State, newest_sound, require_same_result, snapshot
 from pipeline.config import Config
 from pipeline.embedding import load_embedding
@@ -150,6 +151,11 @@ class Learner:
                 f"step {int(first.item())}: the loss or its gradient is not finite; lower train.learning_rate "
                 f"({self.config.train.learning_rate}) or train.gradient_clip ({self.config.train.gradient_clip})"
             )
+
+    def fit_averaged(self) -> None:
+        """Fit the factors of the averaged weights' logits, unless this step's checkpoint has them already."""
+        if self.step > self.saved_step:
+            fit_logit_scale(self.config, self.manifest, self.averaged_model, self.worker)
 
     def snapshot(self, measured: Measured | None, undelivered: list[Entry]) -> Snapshot:
         """A checkpoint of this step in host memory.

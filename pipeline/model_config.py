@@ -65,7 +65,8 @@ class DensitySection(ModelSection):
     logit_scale: float = Field(default=1.0, gt=0.0)
     """By what the head's logits are multiplied; 256 levels are learnt in fewer steps with more than 1."""
     trained_logit_scale: bool = False
-    """Train a further factor for each colour's logits, so that the model is as sure as it is right."""
+    """Train a further factor for each colour's logits, so that the model is as sure as it is right; the averaged
+    weights' are fitted to 512 training images before those are measured or drawn from."""
 
     def with_head(self, body: Body, shape: ImageShape, num_classes: int = 0) -> AutoregressiveModel:
         """The density model of the body."""

@@ -237,14 +237,16 @@ def read_ahead(
 
 
 def evaluation_batches(
-    config: Config, manifest: Manifest, batch_size: int, *, rank: int, world_size: int
+    config: Config, manifest: Manifest, batch_size: int, *, rank: int, world_size: int, images: int | None = None
 ) -> Iterator[Batch]:
     """This rank's batches of a split: every image exactly once over all ranks, the last batch as short as it is.
+
+    With `images` it is the split's first so many that are read, or all where there are fewer.
 
     The split is cut into the same batches whatever the number of workers, and rank r takes the r-th run of them, so
     each image is computed in the same company and the sum over ranks doesn't depend on their number.
     """
-    total = manifest.num_images
+    total = manifest.num_images if images is None else min(images, manifest.num_images)
     batches = -(-total // batch_size)
     first = min(total, rank * batches // world_size * batch_size)
     last = min(total, (rank + 1) * batches // world_size * batch_size)

@@ -76,8 +76,10 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
 def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker | None") -> Measured | None:
     """The measure on data.val_split and a grid of samples, where they are due."""
     config, worker, measured = learner.config, learner.worker, None
-    if learner.at(config.run.eval_interval):
+    if learner.at(config.run.eval_interval) or learner.at(config.run.sample_interval):
         learner.require_finite()
+        learner.fit_averaged()
+    if learner.at(config.run.eval_interval):
         measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
         _tell(learner, measured, tracker)
     if learner.at(config.run.sample_interval) and tracker:

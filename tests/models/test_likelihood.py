@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.likelihood import bits_per_dim, nats_of_images, nats_of_subpixels, sum_by_image
+from models.likelihood import bits_per_dim, lack_of_sureness, nats_of_images, nats_of_subpixels, sum_by_image
 
 
 def test_nats_of_uniform_logits_are_log_levels_a_subpixel() -> None:
@@ -31,6 +31,23 @@ def test_nats_of_images_are_the_sums_of_float32_nats_in_float64() -> None:
     assert nats.dtype == torch.float32
     exact = [math.fsum(one.flatten().tolist()) for one in nats]
     assert sum_by_image(nats).tolist() == pytest.approx(exact, rel=1e-14)
+
+
+def test_lack_of_sureness_is_slope_and_curvature_of_nats_by_a_colours_factor() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 5, (3, 3, 2, 4), dtype=torch.uint8)
+    logits = 2 * torch.randn(3, 3, 2, 4, 5, dtype=torch.float64)
+    factors = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    scaled = factors[:, None, None, None] * logits
+    nats = functional.cross_entropy(scaled.flatten(0, 3), images.flatten().long(), reduction="sum")
+    (slope,) = torch.autograd.grad(nats, factors, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), factors)  # colours don't meet, so the sum keeps them apart
+    gain, variance = lack_of_sureness(logits, images)
+    torch.testing.assert_close(gain, -slope.detach())
+    torch.testing.assert_close(variance, curvature)
+    log_probabilities = logits.log_softmax(-1)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum((0, 2, 3, 4))
+    torch.testing.assert_close(gain, entropy - nats_of_subpixels(logits, images).sum((0, 2, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

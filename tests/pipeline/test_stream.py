@@ -138,6 +138,19 @@ def test_evaluation_reads_every_image_once_in_the_same_batches(
     assert len({key for keys in alone for key in keys}) == sum(map(len, alone)) == manifest.num_images
 
 
+@pytest.mark.parametrize(("images", "world_size"), [(1, 2), (64, 3), (170, 2), (1000, 2)])
+def test_evaluation_reads_the_first_images_only_where_asked(digits: Config, images: int, world_size: int) -> None:
+    manifest = load_manifest(digits, "val")
+    alone = [key for batch in evaluation_batches(digits, manifest, 32, rank=0, world_size=1) for key in batch.keys]
+    together = [
+        key
+        for rank in range(world_size)
+        for batch in evaluation_batches(digits, manifest, 32, rank=rank, world_size=world_size, images=images)
+        for key in batch.keys
+    ]
+    assert together == alone[:images]
+
+
 def test_spoilt_shard_ends_the_stream_with_its_name(digits: Config) -> None:
     manifest = load_manifest(digits, "train")
     with open(f"{digits.data.url}/train/{manifest.shards[0].file}", "ab") as shard:

@@ -87,13 +87,18 @@ def test_training_learns_and_reports(digits: Config, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("dies_after", "flips", "muon"),
-    [(1, False, 0.0), (4, True, 0.02), (5, False, 0.02), (9, True, 0.0), (11, False, 0.02)],
+    ("dies_after", "flips", "muon", "noisy"),
+    [(1, False, 0.0, 0.0), (4, True, 0.02, 0.0), (5, False, 0.02, 0.5), (9, True, 0.0, 0.5), (11, False, 0.02, 0.0)],
 )
 def test_killed_run_ends_with_the_same_weights_bit_for_bit(
-    dies_after: int, flips: bool, muon: float, digits: Config, monkeypatch: pytest.MonkeyPatch
+    dies_after: int, flips: bool, muon: float, noisy: float, digits: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digits = changed(digits, train={"horizontal_flips": flips, "muon_learning_rate": muon})
+    digits = changed(
+        digits,
+        model={"trained_logit_scale": noisy > 0},
+        train={"horizontal_flips": flips, "muon_learning_rate": muon, "noisy_images": noisy},
+        run={"eval_interval": 4 if noisy else 6},  # 4: the factors are fitted for the very checkpoint it goes on from
+    )
     undisturbed = changed(digits, run={"name": "undisturbed"})
     fit(undisturbed)
     real_advance = Learner.advance
