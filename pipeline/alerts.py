@@ -63,10 +63,10 @@ class Alerts:
             "noise",
             drawn > NOISE_FACTOR * val,
             f"step {step:,}: the images that it draws cost {drawn:.2f} bits/dim, those of {self.config.data.val_split} "
-            f"{val:.2f}: it wanders off into noise. Look at the samples; set model.trained_logit_scale, "
-            f"raise train.noisy_images ({training.noisy_images}), lower "
-            f"train.muon_learning_rate ({training.muon_learning_rate}) or train.learning_rate "
-            f"({training.learning_rate}), or raise train.weight_decay ({training.weight_decay})",
+            f"{val:.2f}: it wanders off into noise. Look at the samples; set model.trained_logit_scale, raise "
+            f"train.noisy_images ({training.noisy_images}), lower train.muon_learning_rate "
+            f"({training.muon_learning_rate}) or train.learning_rate ({training.learning_rate}), or raise "
+            f"train.weight_decay ({training.weight_decay})",
         )
 
     def _state(self, kind: str, present: bool, what: str) -> None:
