@@ -103,7 +103,7 @@ class Training(Section):
     noisy_images: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the training images that the model reads with noise, while it predicts the true ones: a model trained
     so is not thrown off by what it drew a little wrong."""
-    noisy_levels: float = Field(default=0.05, ge=0.0, le=1.0)
+    noisy_levels: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of the levels of such an image that are replaced by uniform ones."""
     seed: int = 0
     """Seed of weights, order of images, flips, noise and dropout."""
