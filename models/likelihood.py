@@ -18,8 +18,7 @@ def nats_of_subpixels(
     torch's own cross entropy, for the compiler to fuse.
     """
     by_position = logits.permute(0, 2, 3, 1, 4)
-    wide = by_position if by_position.dtype.itemsize >= 4 else by_position.float()
-    rows, levels = wide.flatten(0, 3), images.permute(0, 2, 3, 1).flatten().long()
+    rows, levels = _wide(by_position).flatten(0, 3), images.permute(0, 2, 3, 1).flatten().long()
     nats: Tensor
     if torch.compiler.is_compiling():
         nats = functional.cross_entropy(rows, levels, reduction="none")
@@ -47,12 +46,16 @@ def lack_of_sureness(
     entropy less the nats, and -d nats / d log s for a factor s of the logits; the second their variance under it, -d of
     the first by s. Where the first is 0, a model is as sure as it is right.
     """
-    wide = logits if logits.dtype.itemsize >= 4 else logits.float()
+    wide = _wide(logits)
     probabilities = wide.softmax(-1)
     mean = (probabilities * wide).sum(-1, keepdim=True)
     variance = (probabilities * (wide - mean).square()).sum(-1)
     gain = (wide.gather(-1, images.long()[..., None]) - mean)[..., 0]
     return gain.double().sum((0, 2, 3)), variance.double().sum((0, 2, 3))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
 
 
 class _CrossEntropy(torch.autograd.Function):

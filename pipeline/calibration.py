@@ -7,9 +7,8 @@ from models.softmax_head import SoftmaxHead
 from models.trainable import TrainableModel
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluate import sum_over_workers
+from pipeline.evaluate import outputs_of, sum_over_workers
 from pipeline.manifest import Manifest
-from pipeline.precision import autocast
 from pipeline.stream import Batch, evaluation_batches
 from pipeline.worker import Worker
 
@@ -43,10 +42,7 @@ def fit_logit_scale(config: Config, manifest: Manifest, model: TrainableModel, w
     for _ in range(MOST_STEPS):
         sums = torch.zeros(2, head.channels, dtype=torch.float64, device=worker.device)
         for batch in batches:
-            images = batch.images.to(worker.device, memory_format=torch.channels_last)
-            labels = batch.labels.to(worker.device)
-            with autocast(config, worker.device):
-                logits = model(images, labels) if model.reads_labels else model(images)
+            logits, images, _ = outputs_of(config, model, batch, worker.device, with_labels=True)
             sums += torch.stack(lack_of_sureness(logits, images))
         totals = sum_over_workers(worker, *sums.flatten().tolist())
         gain, variance = torch.tensor(totals, dtype=torch.float64).view(2, -1)

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.precision import autocast
-from pipeline.stream import evaluation_batches
+from pipeline.stream import Batch, evaluation_batches
 from pipeline.worker import Worker
 
 
@@ -73,6 +73,16 @@ def sum_over_workers(worker: Worker, *values: float) -> list[float]:
     return totals.tolist()
 
 
+def outputs_of(
+    config: Config, model: TrainableModel, batch: Batch, device: torch.device, *, with_labels: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model gives for a batch, told its labels if it reads any; with images and labels on the device."""
+    images, labels = batch.images.to(device, memory_format=torch.channels_last), batch.labels.to(device)
+    with autocast(config, device):
+        outputs = model(images, labels) if model.reads_labels and with_labels else model(images)
+    return outputs, images, labels
+
+
 @torch.no_grad()
 def evaluate(
     config: Config,
@@ -99,10 +109,9 @@ def evaluate(
     model.eval()
     losses, images = torch.zeros((), dtype=torch.float64, device=worker.device), 0
     for batch in evaluation_batches(config, manifest, batch_size, rank=worker.rank, world_size=worker.world_size):
-        pixels = batch.images.to(worker.device, memory_format=torch.channels_last)
-        labels = batch.labels.to(worker.device)
-        with autocast(config, worker.device):
-            outputs = model(pixels, labels) if model.reads_labels and config.evaluate.conditional else model(pixels)
+        outputs, pixels, labels = outputs_of(
+            config, model, batch, worker.device, with_labels=config.evaluate.conditional
+        )
         losses += _losses(model, outputs, pixels, labels, parts).sum()
         images += len(pixels)
     model.train(was_training)
