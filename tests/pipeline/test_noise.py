@@ -6,8 +6,11 @@ from torch import Tensor
 
 from models.trainable import DensityModel
 from pipeline.config import Config
+from pipeline.evaluate import evaluate
+from pipeline.manifest import load_manifest
 from pipeline.noise import with_random_levels
 from pipeline.precision import ModelWithLosses
+from tests.conftest import LocalWorker
 from tests.pipeline.test_train import changed
 
 
@@ -60,3 +63,9 @@ def test_no_noise_unless_asked(digits: Config) -> None:
         images, torch.zeros(50, dtype=torch.int64)
     ).any()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_reads_no_noise(digits: Config) -> None:
+    noisy = changed(digits, train={"noisy_images": 1.0, "noisy_levels": 1.0})
+    differing = evaluate(noisy, load_manifest(noisy, "val"), Remembering(), LocalWorker(""), 50).total
+    assert differing == 0.0
