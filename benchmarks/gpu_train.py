@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu_train [PRESET ...] [--at 128] [--batches 64 128 ...] [--minutes 9] [--out gpu-figures]
 
-The step is the training loop's own (`pipeline.learner.Learner.advance`), on random images of the preset's size. Every
+The step is the training loop's own (`pipeline.learner.Learner.advance`), on flat squares of dark colours in images of
+the preset's size; the loss of the first 20 steps' last five says whether a variant trains as the others do. Every
 variant is tried at `--at` images a step; the best of them at every size of `--batches` until memory is out, and
 profiled. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a bfloat16 matmul's in
 the same run. Rows are written to OUT/train.json as they come, and the same command goes on after the last one; a size
@@ -12,6 +13,7 @@ time waited for data. `--device cpu --small` runs it all in seconds on a CPU, wh
 
 import argparse
 import gc
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from benchmarks.operations import time_by_group
 from benchmarks.step_record import OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
 from pipeline.cost import training_flops
+from pipeline.evaluate import units
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.presets import PRESETS
@@ -33,6 +36,10 @@ from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
 SMALL_SIZE = 8
+FIRST_STEPS = 20
+LAST_OF_THEM = 5
+SQUARES = 4
+"""A side of an image."""
 SMALL = {"num_layers": 2, "num_filters": 12, "head_filters": 12}
 
 
@@ -67,7 +74,8 @@ def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 def learner_of(config: Config, variant: Variant, device: torch.device, manifest: Manifest | None = None) -> Learner:
     """The learner as `jobs.train` makes it, but for what the variant leaves out."""
     rate = config.train.muon_learning_rate if variant.muon else 0.0
-    config = changed(config, run={"compile": variant.compile}, train={"muon_learning_rate": rate})
+    training = {"muon_learning_rate": rate, "warmup_steps": FIRST_STEPS}
+    config = changed(config, run={"compile": variant.compile}, train=training)
     learner = Learner(config, LoneWorker(device), manifest or _no_manifest(config))
     if not variant.channels_last:
         learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -87,10 +95,13 @@ def _no_manifest(config: Config) -> Manifest:
     )  # fmt: skip
 
 
-def random_batch(config: Config) -> Batch:
-    """Random levels and labels, where the stream has them: in the host's memory."""
+def easy_batch(config: Config) -> Batch:
+    """Images that a model learns in a few steps, flat squares of dark colours, and labels: in the host's memory."""
     count, data = config.train.batch_size, config.data
-    images = torch.randint(0, data.levels, (count, data.channels, data.image_size, data.image_size), dtype=torch.uint8)
+    dark = max(1, data.levels // 8)
+    colours = torch.randint(0, dark, (count, data.channels, SQUARES, SQUARES), dtype=torch.uint8)
+    square = torch.arange(data.image_size) * SQUARES // data.image_size
+    images = colours[:, :, square[:, None], square]
     return Batch(images, torch.randint(0, data.num_classes, (count,)), [], [count])
 
 
@@ -104,30 +115,32 @@ def measure(config: Config, variant: Variant, device: torch.device, seconds: flo
 
 
 def _measure(config: Config, variant: Variant, device: torch.device, seconds: float, profiled: bool) -> dict[str, Any]:
-    learner, batch = learner_of(config, variant, device), random_batch(config)
+    torch.manual_seed(config.train.seed)
+    learner, batches = learner_of(config, variant, device), [easy_batch(config) for _ in range(FIRST_STEPS)]
     started = time.perf_counter()
-    for _ in range(3):
-        learner.advance(batch)
+    losses = [learner.advance(batch)[0] for batch in batches]
     synchronize(device)
     first_steps = time.perf_counter() - started
-    started, steps = time.perf_counter(), 0
+    last = torch.stack(losses[-LAST_OF_THEM:]).mean().item()
+    started, steps, again = time.perf_counter(), 0, itertools.cycle(batches)
     while time.perf_counter() - started < seconds or not steps:
         for _ in range(5 if device.type == "cuda" else 1):
-            learner.advance(batch)
+            learner.advance(next(again))
             steps += 1
         synchronize(device)
     taken = time.perf_counter() - started
     learner.require_finite()
     rate = steps * config.train.batch_size / taken
-    figures = {
+    figures: dict[str, Any] = {
         "images_per_second": rate,
         "tflops": rate * training_flops(config) / 1e12,
         "milliseconds_a_step": 1e3 * taken / steps,
         "gigabytes": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         "seconds_of_first_steps": first_steps,
+        "loss": last / (config.train.batch_size * units(learner.model.measure, config.dims)),
     }
     if profiled:
-        groups, kernels = time_by_group(lambda: learner.advance(batch), 3, device)
+        groups, kernels = time_by_group(lambda: learner.advance(next(again)), 3, device)
         figures |= {"milliseconds_by_group": groups, "longest_kernels": kernels}
     return figures
 
@@ -171,9 +184,8 @@ def row(record: Record, config: Config, name: str, words: argparse.Namespace, pr
 def measure_preset(record: Record, config: Config, words: argparse.Namespace) -> None:
     """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the stream."""
     at = changed(config, train={"batch_size": words.at})
-    variants = [name for name in words.variants if VARIANTS[name].muon or config.train.muon_learning_rate] or [
-        "default"
-    ]
+    variants = [name for name in words.variants if VARIANTS[name].muon or config.train.muon_learning_rate]
+    variants = variants or ["default"]
     figures = {name: row(record, at, name, words) or {} for name in variants}
     # Without Muon it is another training: the best of those that train what the preset says.
     best = max(figures, key=lambda name: (VARIANTS[name].muon, figures[name].get("images_per_second", 0.0)))

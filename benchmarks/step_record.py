@@ -37,15 +37,17 @@ def in_short(figures: dict[str, Any], peak: float) -> str:
     """A row in a few words."""
     if "error" in figures:
         return str(figures["error"])
-    return f"{figures['images_per_second']:.1f} images/s, {figures['tflops'] / peak:.1%} of the peak"
+    rate = f"{figures['images_per_second']:.1f} images/s, {figures['tflops'] / peak:.1%} of the peak"
+    return f"{rate}, loss {figures['loss']:.4f}, {figures['seconds_of_first_steps']:.0f} s of first steps"
 
 
 def table(record: Record) -> str:
     """The rows as Markdown."""
     peak = record.peak
     lines = [
-        "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours "
+        "| loss of the 20th step |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, row in record.values.items():
         if key.count("/") != 2 or key.endswith("/stream"):
@@ -58,7 +60,7 @@ def table(record: Record) -> str:
         hours = PAPER_IMAGES / row["images_per_second"] / 3600
         lines.append(
             f"{start} {row['images_per_second']:,.1f} | {row['tflops']:.3f} | {row['tflops'] / peak:.1%} | {memory} | "
-            f"{hours:,.1f} |"
+            f"{hours:,.1f} | {row['loss']:.4f} |"
         )
     for key, row in record.values.items():
         if key.endswith("/profile") and "error" not in row:

@@ -1,6 +1,7 @@
 """The training in pieces and the figures of a step, as they run on a GPU machine: here on the CPU, at small size."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -86,5 +87,8 @@ def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: 
         "digits/4/stream",
     }
     assert "| digits | 4 | eager |" in done.stdout
+    eager, contiguous = (rows[f"digits/4/{name}"]["loss"] for name in ("eager", "eager-contiguous-plain"))
+    assert contiguous == pytest.approx(eager, rel=1e-4)
+    assert eager < 0.9 * math.log(digits.data.levels)
     kept = json.loads((tmp_path / "out/runs/digits/undelivered-tracking.json").read_text())
     assert {"metrics", "image", "status"} <= {entry["kind"] for entry in kept}
