@@ -83,7 +83,8 @@ class Training(Section):
     learning_rate: float = Field(default=1e-3, gt=0.0)
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = Field(default=0.0, ge=0.0)
-    """Peak learning rate of Muon, which then takes the convolutions' kernels; 0: AdamW has them, too."""
+    """Peak learning rate of Muon, which then takes the convolutions' kernels: the share by which a step changes what
+    they give. 0: AdamW has them, too."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     final_learning_rate: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -133,8 +134,8 @@ class Run(Section):
     """Checkpoints with the best measure on data.val_split that are kept beside the newest; those count that were
     evaluated at their own step."""
     compile: Literal["auto", "on", "off", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile of the model and its losses; auto: on GPUs. The last two are torch.compile's modes of these names:
-    CUDA graphs, and kernels chosen by trial, which takes minutes at the start."""
+    """torch.compile of the model and its losses; on: on any device; auto: on GPUs. The last two are torch.compile's
+    modes of these names, on GPUs: CUDA graphs, and kernels chosen by trial, which takes minutes at the start."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Autocast of the forward pass; auto: bfloat16 on GPUs, float32 on CPUs."""
 

@@ -1,8 +1,10 @@
 """Muon: the momentum of a matrix of weights, made orthogonal, is the direction in which it goes.
 
-Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; J. Liu et al., Muon is Scalable
-for LLM Training, arXiv 2502.16982. `torch.optim.Muon` is the same for single matrices; here are kernels, too, and
-matrices of one shape go through the iteration together, in far fewer launches on a GPU.
+Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024. A change of a matrix of o
+outputs and i inputs has a spectral norm of about lr sqrt(o/i), so that outputs of any layer change by the same share of
+their size, whatever its width (G. Yang, J. Simon, J. Bernstein, A Spectral Condition for Feature Learning, arXiv
+2310.17813, Condition 1). `torch.optim.Muon` is the same for single matrices of no fewer outputs than inputs; here are
+kernels, too, and matrices of one shape go through the iteration together, in far fewer launches on a GPU.
 """
 
 import math
@@ -18,8 +20,6 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
 """Coefficients of the iteration: singular values of a share of 1e-3 and more come between 0.7 and 1.2 in five turns."""
-ROOT_MEAN_SQUARE = 0.2
-"""Of a change of weights at a rate of 1, as AdamW's is (arXiv 2502.16982, Eq. 4)."""
 
 
 def orthogonalized(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
@@ -79,7 +79,7 @@ class AdamWWithMuon(torch.optim.AdamW):
             # Inputs last, as channels_last kernels lie in memory; the order of columns doesn't matter.
             stacked = torch.stack([directions[index].movedim(1, -1) for index in indices])
             changes = orthogonalized(stacked.flatten(2)).to(stacked.dtype).view_as(stacked)
-            scale = ROOT_MEAN_SQUARE * math.sqrt(max(shape[0], math.prod(shape[1:])))
+            scale = math.sqrt(shape[0] / math.prod(shape[1:]))
             torch._foreach_add_(
                 [matrices[index] for index in indices],
                 [change.movedim(-1, 1) for change in changes.unbind()],
