@@ -15,7 +15,7 @@ import argparse
 import gc
 import itertools
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ SMALL = {"num_layers": 2, "num_filters": 12, "head_filters": 12}
 
 @dataclass(frozen=True)
 class Variant:
-    """How a step is run: what of our own choices is left out, one at a time."""
+    """How a step is run: as `jobs.train` does, or what of our own choices is left out, one at a time."""
 
-    compile: str = "on"
+    compile: str = ""
+    """run.compile; "" is what the preset says."""
     channels_last: bool = True
     fused: bool = True
     muon: bool = True
@@ -55,6 +56,7 @@ class Variant:
 
 VARIANTS = {
     "default": Variant(),
+    "compiled": Variant(compile="on"),
     "eager": Variant(compile="off"),
     "reduce-overhead": Variant(compile="reduce-overhead"),
     "max-autotune": Variant(compile="max-autotune"),
@@ -75,7 +77,7 @@ def learner_of(config: Config, variant: Variant, device: torch.device, manifest:
     """The learner as `jobs.train` makes it, but for what the variant leaves out."""
     rate = config.train.muon_learning_rate if variant.muon else 0.0
     training = {"muon_learning_rate": rate, "warmup_steps": FIRST_STEPS}
-    config = changed(config, run={"compile": variant.compile}, train=training)
+    config = changed(config, run={"compile": variant.compile or config.run.compile}, train=training)
     learner = Learner(config, LoneWorker(device), manifest or _no_manifest(config))
     if not variant.channels_last:
         learner.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -181,11 +183,20 @@ def row(record: Record, config: Config, name: str, words: argparse.Namespace, pr
     return record.values.get(key)
 
 
+def different_variants(config: Config, names: list[str]) -> list[str]:
+    """The first name of each variant that differs from the others for the preset; "default" where none is left."""
+    first: dict[Variant, str] = {}
+    for name in names:
+        variant, preset_says = VARIANTS[name], {"auto": "on"}.get(config.run.compile, config.run.compile)
+        if variant.muon or config.train.muon_learning_rate:
+            first.setdefault(replace(variant, compile=variant.compile or preset_says), name)
+    return list(first.values()) or ["default"]
+
+
 def measure_preset(record: Record, config: Config, words: argparse.Namespace) -> None:
     """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the stream."""
     at = changed(config, train={"batch_size": words.at})
-    variants = [name for name in words.variants if VARIANTS[name].muon or config.train.muon_learning_rate]
-    variants = variants or ["default"]
+    variants = different_variants(config, words.variants)
     figures = {name: row(record, at, name, words) or {} for name in variants}
     # Without Muon it is another training: the best of those that train what the preset says.
     best = max(figures, key=lambda name: (VARIANTS[name].muon, figures[name].get("images_per_second", 0.0)))

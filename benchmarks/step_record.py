@@ -46,7 +46,7 @@ def table(record: Record) -> str:
     peak = record.peak
     lines = [
         "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours "
-        "| loss of the 20th step |",
+        "| loss of steps 16 to 20 |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, row in record.values.items():

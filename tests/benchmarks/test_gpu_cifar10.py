@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_cifar10 import Piece, arguments, run
+from benchmarks.gpu_train import QUICK, different_variants
 from pipeline.config import Config
 from pipeline.manifest import load_manifest
+from pipeline.presets import PRESETS
 from pipeline.train import train
 from tests.conftest import LocalWorker
 from tests.pipeline.test_train import assert_same, changed, final_weights, identity_of
@@ -66,6 +68,21 @@ def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
     assert evaluated[6, "raw", "train", True]["images"] == 150
     for name in ("curve.png", "report.md", "samples/samples.png"):
         assert (out / name).stat().st_size > 200
+
+
+def test_variants_that_are_the_same_for_a_preset_are_measured_once() -> None:
+    assert different_variants(PRESETS["cifar10"].config, QUICK) == [
+        "default",
+        "compiled",
+        "eager",
+        "contiguous",
+        "plain-adamw",
+        "without-muon",
+        "eager-contiguous-plain",
+    ]
+    imagenet = PRESETS["imagenet32"].config
+    assert different_variants(imagenet, ["compiled", "default", "reduce-overhead"]) == ["compiled", "reduce-overhead"]
+    assert different_variants(imagenet, ["without-muon"]) == ["default"]
 
 
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
