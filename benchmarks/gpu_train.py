@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
 from benchmarks.lone_worker import LoneWorker, changed
 from benchmarks.operations import time_by_group
-from benchmarks.step_record import OUT_OF_MEMORY, Record, in_short, table
+from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.evaluate import units
@@ -36,8 +36,6 @@ from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
 SMALL_SIZE = 8
-FIRST_STEPS = 20
-LAST_OF_THEM = 5
 SQUARES = 4
 """A side of an image."""
 SMALL = {"num_layers": 2, "num_filters": 12, "head_filters": 12}
@@ -185,9 +183,10 @@ def row(record: Record, config: Config, name: str, words: argparse.Namespace, pr
 
 def different_variants(config: Config, names: list[str]) -> list[str]:
     """The first name of each variant that differs from the others for the preset; "default" where none is left."""
+    preset_says = "on" if config.run.compile == "auto" else config.run.compile
     first: dict[Variant, str] = {}
     for name in names:
-        variant, preset_says = VARIANTS[name], {"auto": "on"}.get(config.run.compile, config.run.compile)
+        variant = VARIANTS[name]
         if variant.muon or config.train.muon_learning_rate:
             first.setdefault(replace(variant, compile=variant.compile or preset_says), name)
     return list(first.values()) or ["default"]

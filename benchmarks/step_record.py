@@ -7,6 +7,9 @@ from typing import Any
 
 OUT_OF_MEMORY = "out of memory"
 PAPER_IMAGES = 200_000 * 128
+FIRST_STEPS = 20
+LAST_OF_THEM = 5
+"""Those whose mean loss is told."""
 
 
 class Record:
@@ -46,7 +49,7 @@ def table(record: Record) -> str:
     peak = record.peak
     lines = [
         "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours "
-        "| loss of steps 16 to 20 |",
+        f"| loss of steps {FIRST_STEPS - LAST_OF_THEM + 1} to {FIRST_STEPS} |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, row in record.values.items():
@@ -54,7 +57,7 @@ def table(record: Record) -> str:
             continue
         start = f"| {' | '.join(key.split('/'))} |"
         if "error" in row:
-            lines.append(f"{start} {row['error']} | | | | |")
+            lines.append(f"{start} {row['error']} | | | | | |")
             continue
         memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.1f}"
         hours = PAPER_IMAGES / row["images_per_second"] / 3600
