@@ -5,16 +5,19 @@
 The step is the training loop's own (`pipeline.learner.Learner.advance`), on flat squares of dark colours in images of
 the preset's size; the loss of the first 20 steps' last five says whether a variant trains as the others do. Every
 variant is tried at `--at` images a step; the best of them at every size of `--batches` until memory is out, and
-profiled. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a bfloat16 matmul's in
-the same run. Rows are written to OUT/train.json as they come, and the same command goes on after the last one; a size
-that doesn't fit is a row, too. `--data PRESET=FOLDER` feeds the step from prepared shards, too, and tells the share of
-time waited for data. `--device cpu --small` runs it all in seconds on a CPU, whose figures mean nothing.
+profiled. The host's milliseconds are what it takes to give an idle device a step's work: where they come near the
+step's, the host bounds it. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a
+bfloat16 matmul's in the same run. Rows are written to OUT/train.json as they come, and the same command goes on after
+the last one; a size that doesn't fit is a row, too. `--data PRESET=FOLDER` feeds the step from prepared shards, too,
+and tells the share of time waited for data and the host's part beside the loader. `--device cpu --small` runs it all
+in seconds on a CPU, whose figures mean nothing.
 """
 
 import argparse
 import gc
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from pipeline.presets import PRESETS
 from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
+HOST_STEPS = 20
 SMALL_SIZE = 8
 SQUARES = 4
 """A side of an image."""
@@ -129,12 +133,14 @@ def _measure(config: Config, variant: Variant, device: torch.device, seconds: fl
             steps += 1
         synchronize(device)
     taken = time.perf_counter() - started
+    host = host_milliseconds(lambda: learner.advance(next(again)), device)
     learner.require_finite()
     rate = steps * config.train.batch_size / taken
     figures: dict[str, Any] = {
         "images_per_second": rate,
         "tflops": rate * training_flops(config) / 1e12,
         "milliseconds_a_step": 1e3 * taken / steps,
+        "host_milliseconds": host,
         "gigabytes": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         "seconds_of_first_steps": first_steps,
         "loss": last / (config.train.batch_size * units(learner.model.measure, config.dims)),
@@ -145,8 +151,20 @@ def _measure(config: Config, variant: Variant, device: torch.device, seconds: fl
     return figures
 
 
+def host_milliseconds(step: Callable[[], object], device: torch.device) -> float:
+    """What the host takes to give an idle device the work of a step, on the mean; on a CPU, the work is in it."""
+    taken = 0.0
+    for _ in range(HOST_STEPS):
+        synchronize(device)
+        started = time.perf_counter()
+        step()
+        taken += time.perf_counter() - started
+    synchronize(device)
+    return 1e3 * taken / HOST_STEPS
+
+
 def measure_stream(config: Config, variant: Variant, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Images/s and share of the time waited for data where the step is fed from prepared shards."""
+    """Images/s, share of the time waited for data, and the host's part, where the step is fed from prepared shards."""
     _free(device)
     learner = learner_of(config, variant, device, load_manifest(config, config.data.train_split))
     with learner.stream() as stream:
@@ -159,8 +177,9 @@ def measure_stream(config: Config, variant: Variant, device: torch.device, secon
             steps += 1
         synchronize(device)
         taken, waited = time.perf_counter() - started, stream.seconds_waited - waited
+        host = host_milliseconds(lambda: learner.advance(next(stream)), device)
     rate = steps * config.train.batch_size / taken
-    return {"images_per_second": rate, "data_wait_fraction": waited / taken}
+    return {"images_per_second": rate, "data_wait_fraction": waited / taken, "host_milliseconds": host}
 
 
 def _free(device: torch.device) -> None:

@@ -48,27 +48,29 @@ def table(record: Record) -> str:
     """The rows as Markdown."""
     peak = record.peak
     lines = [
-        "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | 200K x 128 images, hours "
+        "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | step, ms | host, ms "
+        "| 200K x 128 images, hours "
         f"| loss of steps {FIRST_STEPS - LAST_OF_THEM + 1} to {FIRST_STEPS} |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, row in record.values.items():
         if key.count("/") != 2 or key.endswith("/stream"):
             continue
         start = f"| {' | '.join(key.split('/'))} |"
         if "error" in row:
-            lines.append(f"{start} {row['error']} | | | | | |")
+            lines.append(f"{start} {row['error']} | | | | | | | |")
             continue
         memory = "" if row["gigabytes"] is None else f"{row['gigabytes']:.1f}"
         hours = PAPER_IMAGES / row["images_per_second"] / 3600
         lines.append(
             f"{start} {row['images_per_second']:,.1f} | {row['tflops']:.3f} | {row['tflops'] / peak:.1%} | {memory} | "
-            f"{hours:,.1f} | {row['loss']:.4f} |"
+            f"{row['milliseconds_a_step']:,.1f} | {row['host_milliseconds']:,.1f} | {hours:,.1f} | {row['loss']:.4f} |"
         )
     for key, row in record.values.items():
         if key.endswith("/profile") and "error" not in row:
             groups = row["milliseconds_by_group"]
             lines += ["", f"{key}, milliseconds a step: {', '.join(f'{name} {ms:.2f}' for name, ms in groups.items())}"]
         if key.endswith("/stream"):
-            lines += ["", f"{key}: {row['images_per_second']:,.1f} images/s, data wait {row['data_wait_fraction']:.1%}"]
+            rate, wait = f"{row['images_per_second']:,.1f} images/s", f"data wait {row['data_wait_fraction']:.1%}"
+            lines += ["", f"{key}: {rate}, {wait}, host {row['host_milliseconds']:,.1f} ms a step"]
     return "\n".join(lines)

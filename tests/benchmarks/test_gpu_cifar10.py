@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import gpu_train
 from benchmarks.gpu_cifar10 import Piece, arguments, run
 from benchmarks.gpu_train import QUICK, different_variants
 from pipeline.config import Config
@@ -85,6 +87,17 @@ def test_variants_that_are_the_same_for_a_preset_are_measured_once() -> None:
     assert different_variants(imagenet, ["without-muon"]) == ["default"]
 
 
+def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(gpu_train.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(gpu_train, "synchronize", lambda device: takes(0.030))
+    assert gpu_train.host_milliseconds(lambda: takes(0.002), torch.device("cpu")) == pytest.approx(2.0)
+
+
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
     """What a GPU machine without network may lack is kept from being imported."""
     figures = f"gpu_train digits --small --device cpu --data digits={digits.data.url} --at 4 --batches 2 4"
@@ -107,5 +120,6 @@ def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: 
     eager, contiguous = (rows[f"digits/4/{name}"]["loss"] for name in ("eager", "eager-contiguous-plain"))
     assert contiguous == pytest.approx(eager, rel=1e-4)
     assert eager < 0.9 * math.log(digits.data.levels)
+    assert f"host {rows['digits/4/stream']['host_milliseconds']:,.1f} ms a step" in done.stdout
     kept = json.loads((tmp_path / "out/runs/digits/undelivered-tracking.json").read_text())
     assert {"metrics", "image", "status"} <= {entry["kind"] for entry in kept}
