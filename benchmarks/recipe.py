@@ -1,34 +1,30 @@
 """Small changes of a recipe at the same FLOPs, each alone, on the real stream: bits/dim of both kinds of weights.
 
-    python -m benchmarks.recipe [--data data/cifar10] [--pflop 0.012] [--drawn 80] [NAME CHANGES ...]
+    python -m benchmarks.recipe [--data data/cifar10] [--pflop 0.012] [--draw] [NAME CHANGES ...]
 
 Words come in pairs: a variant's name and what it changes of the base, SECTION.KEY=VALUE,... or nothing. The base is the
 preset `cifar10` with a small model, on CIFAR-10 as `jobs.prepare cifar10` writes it. The schedule of each ends with its
-budget. With `--drawn` so many images are drawn from each one's averaged weights and their mean cost is told; a grid of
-them is runs/recipe/NAME.png. What it says of training at full size is weak evidence.
+budget. With `--draw` a sample grid is drawn from each one's averaged weights, as in training: its images' mean cost is
+told, and it is kept as runs/recipe/NAME.png. What it says of training at full size is weak evidence.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.lone_worker import LoneWorker, changed, with_overrides
-from models.autoregressive import AutoregressiveModel
-from models.sampling import draw
 from pipeline.config import Config
 from pipeline.cost import training_flops
+from pipeline.drawing import training_grid
 from pipeline.evaluate import evaluate
-from pipeline.grid import grid_png
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.presets import PRESETS
 
 WARM_UP_SHARE = 0.05
 GRIDS = Path("runs/recipe")
-GRID_COLUMNS = 10
 
 
 def base(data: str) -> Config:
@@ -59,19 +55,18 @@ def first_shards(manifest: Manifest, images: int) -> Manifest:
     return manifest.model_copy(update={"shards": tuple(shards)})
 
 
-def bits_of_drawn(name: str, config: Config, model: AutoregressiveModel, count: int) -> str:
-    """Mean bits/dim of images drawn from an unconditional model, "" of none, and their grid in a file."""
-    if not count:
+def drawn(name: str, learner: Learner, test: Manifest) -> str:
+    """Mean bits/dim of the images of a sample grid of training, "" where there is none, and the grid in a file."""
+    found = training_grid(learner.config, test, learner.averaged_model, learner.worker)
+    if found is None:
         return ""
-    size = config.data.image_size
-    samples = draw(model, height=size, width=size, seeds=range(count))
-    grid = GRIDS / f"{name}.png"
+    grid, cost = GRIDS / f"{name}.png", found[1]
     grid.parent.mkdir(parents=True, exist_ok=True)
-    grid.write_bytes(grid_png(samples.images, config.data.levels, GRID_COLUMNS))
-    return f"{samples.nats.mean().item() / (math.log(2) * config.dims):.4f}"
+    grid.write_bytes(found[0])
+    return f"{cost.metrics('drawn')['drawn/bits_per_dim']:.4f}" if cost else ""
 
 
-def row(name: str, config: Config, test_images: int, drawn: int) -> str:
+def row(name: str, config: Config, test_images: int, draws: bool) -> str:
     """Train a variant, and a line of the table."""
     torch.manual_seed(config.train.seed)
     worker = LoneWorker(torch.device("cpu"))
@@ -91,7 +86,7 @@ def row(name: str, config: Config, test_images: int, drawn: int) -> str:
     return (
         f"| {name} | {training_flops(config) / 1e9:.3f} | {config.train.steps:,} | {learner.images_seen:,} | "
         f"{bits[0]:.4f} | {bits[1]:.4f} | {test.num_images:,} | "
-        f"{bits_of_drawn(name, config, learner.averaged_model, drawn)} | {taken:.0f} | {cpu:.0f} |"
+        f"{drawn(name, learner, test) if draws else ''} | {taken:.0f} | {cpu:.0f} |"
     )
 
 
@@ -102,7 +97,7 @@ def main() -> None:
     parser.add_argument("--data", default="data/cifar10")
     parser.add_argument("--pflop", type=float, default=0.012)
     parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--drawn", type=int, default=0, help="images to draw from each variant")
+    parser.add_argument("--draw", action="store_true", help="a grid from each variant")
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
@@ -114,7 +109,7 @@ def main() -> None:
     )
     for name, changes in zip(words.variants[::2], words.variants[1::2], strict=True):
         config = with_overrides(base(words.data), [word for word in changes.split(",") if word])
-        print(row(name, with_budget(config, words.pflop), words.test_images, words.drawn), flush=True)
+        print(row(name, with_budget(config, words.pflop), words.test_images, words.draw), flush=True)
 
 
 if __name__ == "__main__":
