@@ -27,10 +27,15 @@ demo: .venv/installed ## prepare, train, evaluate and draw the digits on two wor
 ui: .venv/installed ## open MLflow's UI on http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
-gpu-figures: .venv/installed ## on a machine with a GPU, CIFAR-10 prepared in data/cifar10: every figure of docs/gpu.md
-	$(BIN)/python -m benchmarks.gpu_train --minutes 60 --data cifar10=data/cifar10
+gpu-figures: .venv/installed ## on a machine with a GPU, CIFAR-10 prepared in data/cifar10: every figure of docs/gpu.md, in hours
+	$(BIN)/python -m benchmarks.gpu_train --minutes 90
+	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --data cifar10=data/cifar10
+	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default max-autotune
+	$(BIN)/python -m benchmarks.gpu_train imagenet32 --batches 128 --minutes 30 --variants default max-autotune
 	$(BIN)/python -m benchmarks.gpu_sampling
 	$(BIN)/python -m benchmarks.gpu_cifar10 --minutes 60
+	$(BIN)/python -m benchmarks.gpu_cifar10 --out gpu-cifar10-labels --minutes 60 model.conditional=true
+	$(BIN)/python -m benchmarks.gpu_cifar10 --out gpu-cifar10-both --minutes 60 model.conditional=true model.condition_dropout=0.2
 
 lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/ruff check .

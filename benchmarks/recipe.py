@@ -78,14 +78,17 @@ def row(name: str, config: Config, test_images: int, draws: bool) -> str:
     learner.require_finite()
     learner.fit_averaged()
     taken, cpu = time.perf_counter() - started, time.process_time() - cpu
-    test = first_shards(load_manifest(config, config.data.val_split), test_images)
+    train, test = (
+        first_shards(manifest, test_images)
+        for manifest in (learner.manifest, load_manifest(config, config.data.val_split))
+    )
     bits = [
-        evaluate(config, test, model, worker, config.evaluate.batch_size).metrics("test")["test/bits_per_dim"]
-        for model in (learner.model, learner.averaged_model)
+        evaluate(config, images, model, worker, config.evaluate.batch_size).metrics("at")["at/bits_per_dim"]
+        for model, images in ((learner.model, test), (learner.averaged_model, test), (learner.averaged_model, train))
     ]
     return (
         f"| {name} | {training_flops(config) / 1e9:.3f} | {config.train.steps:,} | {learner.images_seen:,} | "
-        f"{bits[0]:.4f} | {bits[1]:.4f} | {test.num_images:,} | "
+        f"{' | '.join(f'{one:.4f}' for one in bits)} | {test.num_images:,} | "
         f"{drawn(name, learner, test) if draws else ''} | {taken:.0f} | {cpu:.0f} |"
     )
 
@@ -102,9 +105,9 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
     print(
-        "| variant | GFLOP an image | steps | images | test bits/dim, raw | averaged | test images | "
-        "drawn, bits/dim | s | CPU s |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| variant | GFLOP an image | steps | images | test bits/dim, raw | averaged | training images, averaged "
+        "| test images | drawn, bits/dim | s | CPU s |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         flush=True,
     )
     for name, changes in zip(words.variants[::2], words.variants[1::2], strict=True):
