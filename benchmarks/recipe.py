@@ -25,6 +25,10 @@ from pipeline.presets import PRESETS
 
 WARM_UP_SHARE = 0.05
 GRIDS = Path("runs/recipe")
+HEADING = """\
+| variant | GFLOP an image | steps | images | test bits/dim, raw | averaged | training images, averaged \
+| test images | drawn, bits/dim | s | CPU s |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def base(data: str) -> Config:
@@ -104,12 +108,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    print(
-        "| variant | GFLOP an image | steps | images | test bits/dim, raw | averaged | training images, averaged "
-        "| test images | drawn, bits/dim | s | CPU s |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        flush=True,
-    )
+    print(HEADING, flush=True)
     for name, changes in zip(words.variants[::2], words.variants[1::2], strict=True):
         config = with_overrides(base(words.data), [word for word in changes.split(",") if word])
         print(row(name, with_budget(config, words.pflop), words.test_images, words.draw), flush=True)
