@@ -1,6 +1,7 @@
 """A training step on a GPU: images/s, TFLOP/s, share of the matmul peak, memory, and where the time goes.
 
-    python -m benchmarks.gpu_train [PRESET ...] [--at 128] [--batches 64 128 ...] [--minutes 9] [--out gpu-figures]
+    python -m benchmarks.gpu_train [PRESET ...] [KEY=VALUE ...] [--at 128] [--batches 64 128 ...] [--minutes 9]
+        [--out gpu-figures]
 
 The step is the training loop's own (`pipeline.learner.Learner.advance`), on flat squares of dark colours in images of
 the preset's size; the loss of the first 20 steps' last five says whether a variant trains as the others do. Every
@@ -8,7 +9,8 @@ variant is tried at `--at` images a step; the best of them at every size of `--b
 profiled. The host's milliseconds are what it takes to give an idle device a step's work: where they come near the
 step's, the host bounds it. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a
 bfloat16 matmul's in the same run. Rows are written to OUT/train.json as they come, and the same command goes on after
-the last one; a size that doesn't fit is a row, too. `--data PRESET=FOLDER` feeds the step from prepared shards, too,
+the last one; a size that doesn't fit is a row, too. Words like model.kernel_size=5 change the presets; such rows want
+an OUT of their own. `--data PRESET=FOLDER` feeds the step from prepared shards, too,
 and tells the share of time waited for data and the host's part beside the loader. `--device cpu --small` runs it all
 in seconds on a CPU, whose figures mean nothing.
 """
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
-from benchmarks.lone_worker import LoneWorker, changed
+from benchmarks.lone_worker import LoneWorker, changed, with_overrides
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
@@ -234,7 +236,7 @@ def measure_preset(record: Record, config: Config, words: argparse.Namespace) ->
 def arguments() -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="*", default=DEFAULT_PRESETS, metavar="PRESET")
+    parser.add_argument("words", nargs="*", metavar="PRESET or KEY=VALUE")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048])
     parser.add_argument("--at", type=int, default=128, help="images a step at which variants are compared")
     parser.add_argument("--variants", nargs="+", default=QUICK, choices=VARIANTS)
@@ -251,15 +253,23 @@ def main() -> None:
     """Measure what is missing and print the table."""
     words = arguments()
     device = torch.device(words.device)
+    changes = [word for word in words.words if "=" in word]
+    presets = [word for word in words.words if "=" not in word] or DEFAULT_PRESETS
     record = Record(words.out, words.minutes)
-    found = {"name": device_name(device), "torch": torch.__version__}
+    kept = record.values.get("device", {}).get("changes", changes)
+    if kept != changes:
+        raise SystemExit(
+            f"--out {words.out}: train.json has rows of {' '.join(kept) or 'unchanged presets'}, not of "
+            f"{' '.join(changes) or 'unchanged presets'}; give another folder"
+        )
+    found = {"name": device_name(device), "torch": torch.__version__, "changes": changes}
     if {key: record.values.get("device", {}).get(key) for key in found} != found:
         peaks = {"matmul_tflops": matmul_peak(device, torch.bfloat16), "copy_tbps": copy_peak(device)}
         record.values = {}
         record.put("device", found | peaks)
     print(record.values["device"], flush=True)
-    for preset in words.presets:
-        config = PRESETS[preset].config
+    for preset in presets:
+        config = with_overrides(PRESETS[preset].config, changes)
         config = changed(config, run={"url": str(words.out / "none")}, cluster={"num_workers": 1})
         if words.small:
             config = changed(config, model=SMALL, data={"image_size": SMALL_SIZE})

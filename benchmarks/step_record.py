@@ -46,8 +46,9 @@ def in_short(figures: dict[str, Any], peak: float) -> str:
 
 def table(record: Record) -> str:
     """The rows as Markdown."""
-    peak = record.peak
-    lines = [
+    peak, changes = record.peak, record.values["device"]["changes"]
+    lines = [f"With {' '.join(changes)}:", ""] if changes else []
+    lines += [
         "| preset | images a step | variant | images/s | TFLOP/s | share of the peak | GB | step, ms | host, ms "
         "| 200K x 128 images, hours "
         f"| loss of steps {FIRST_STEPS - LAST_OF_THEM + 1} to {FIRST_STEPS} |",

@@ -98,9 +98,27 @@ def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypa
     assert gpu_train.host_milliseconds(lambda: takes(0.002), torch.device("cpu")) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("rows_of", "words", "refused"),
+    [
+        (["train.seed=1"], [], "has rows of train.seed=1, not of unchanged presets"),
+        ([], ["train.seed=1"], "has rows of unchanged presets, not of train.seed=1"),
+    ],
+)
+def test_rows_of_other_changes_are_kept_apart(
+    rows_of: list[str], words: list[str], refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = json.dumps({"device": {"changes": rows_of}})
+    (tmp_path / "train.json").write_text(kept)
+    monkeypatch.setattr(sys, "argv", ["gpu_train", "digits", *words, "--device", "cpu", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=refused):
+        gpu_train.main()
+    assert (tmp_path / "train.json").read_text() == kept
+
+
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
     """What a GPU machine without network may lack is kept from being imported."""
-    figures = f"gpu_train digits --small --device cpu --data digits={digits.data.url} --at 4 --batches 2 4"
+    figures = f"gpu_train digits train.ema_decay=0.9 --small --device cpu --data digits={digits.data.url} --at 4 --batches 2 4"
     figures += f" --variants eager eager-contiguous-plain --seconds 0.1 --out {tmp_path}/figures"
     pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
     pieces += f" --out {tmp_path}/out"
@@ -116,6 +134,7 @@ def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: 
         *[key for key in rows if key.endswith("/profile")],
         "digits/4/stream",
     }
+    assert "With train.ema_decay=0.9:\n\n| preset" in done.stdout
     assert "| digits | 4 | eager |" in done.stdout
     eager, contiguous = (rows[f"digits/4/{name}"]["loss"] for name in ("eager", "eager-contiguous-plain"))
     assert contiguous == pytest.approx(eager, rel=1e-4)
