@@ -31,6 +31,8 @@ gpu-figures: .venv/installed ## on a machine with a GPU, CIFAR-10 prepared in da
 	$(BIN)/python -m benchmarks.gpu_train --minutes 90
 	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --data cifar10=data/cifar10
 	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default max-autotune
+	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default compiled --out gpu-figures-5x5 \
+		model.num_layers=15 model.num_filters=192 model.kernel_size=5
 	$(BIN)/python -m benchmarks.gpu_train imagenet32 --batches 128 --minutes 30 --variants default max-autotune
 	$(BIN)/python -m benchmarks.gpu_sampling
 	$(BIN)/python -m benchmarks.gpu_cifar10 --minutes 60

@@ -118,8 +118,8 @@ def test_rows_of_other_changes_are_kept_apart(
 
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
     """What a GPU machine without network may lack is kept from being imported."""
-    figures = f"gpu_train digits train.ema_decay=0.9 --small --device cpu --data digits={digits.data.url} --at 4 --batches 2 4"
-    figures += f" --variants eager eager-contiguous-plain --seconds 0.1 --out {tmp_path}/figures"
+    figures = f"gpu_train digits train.ema_decay=0.9 --small --device cpu --data digits={digits.data.url} --at 4"
+    figures += f" --batches 2 4 --variants eager eager-contiguous-plain --seconds 0.1 --out {tmp_path}/figures"
     pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
     pieces += f" --out {tmp_path}/out"
     command = [sys.executable, "-c", LIGHT, figures, pieces]
