@@ -10,9 +10,9 @@ profiled. The host's milliseconds are what it takes to give an idle device a ste
 step's, the host bounds it. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a
 bfloat16 matmul's in the same run. Rows are written to OUT/train.json as they come, and the same command goes on after
 the last one; a size that doesn't fit is a row, too. Words like model.kernel_size=5 change the presets; such rows want
-an OUT of their own. `--data PRESET=FOLDER` feeds the step from prepared shards, too,
-and tells the share of time waited for data and the host's part beside the loader. `--device cpu --small` runs it all
-in seconds on a CPU, whose figures mean nothing.
+an OUT of their own. `--data PRESET=FOLDER` feeds the step from prepared shards, too, and tells the share of time waited
+for data and the host's part beside the loader. `--device cpu --small` runs it all in seconds on a CPU, whose figures
+mean nothing.
 """
 
 import argparse

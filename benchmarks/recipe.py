@@ -4,8 +4,9 @@
 
 Words come in pairs: a variant's name and what it changes of the base, SECTION.KEY=VALUE,... or nothing. The base is the
 preset `cifar10` with a small model, on CIFAR-10 as `jobs.prepare cifar10` writes it. The schedule of each ends with its
-budget. With `--draw` a sample grid is drawn from each one's averaged weights, as in training: its images' mean cost is
-told, and it is kept as runs/recipe/NAME.png. What it says of training at full size is weak evidence.
+budget. Measured are the first shards of either split that hold `--test-images`. With `--draw` a sample grid is drawn
+from each one's averaged weights, as in training: its images' mean cost is told, and it is kept as
+runs/recipe/NAME.png. What it says of training at full size is weak evidence.
 """
 
 import argparse
