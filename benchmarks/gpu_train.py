@@ -255,6 +255,7 @@ def main() -> None:
     device = torch.device(words.device)
     changes = [word for word in words.words if "=" in word]
     presets = [word for word in words.words if "=" not in word] or DEFAULT_PRESETS
+    configs = [with_overrides(PRESETS[preset].config, changes) for preset in presets]
     record = Record(words.out, words.minutes)
     kept = record.values.get("device", {}).get("changes", changes)
     if kept != changes:
@@ -268,8 +269,7 @@ def main() -> None:
         record.values = {}
         record.put("device", found | peaks)
     print(record.values["device"], flush=True)
-    for preset in presets:
-        config = with_overrides(PRESETS[preset].config, changes)
+    for config in configs:
         config = changed(config, run={"url": str(words.out / "none")}, cluster={"num_workers": 1})
         if words.small:
             config = changed(config, model=SMALL, data={"image_size": SMALL_SIZE})

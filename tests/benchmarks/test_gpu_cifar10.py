@@ -14,6 +14,7 @@ from benchmarks import gpu_train
 from benchmarks.gpu_cifar10 import Piece, arguments, run
 from benchmarks.gpu_train import QUICK, different_variants
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.presets import PRESETS
 from pipeline.train import train
@@ -114,6 +115,14 @@ def test_rows_of_other_changes_are_kept_apart(
     with pytest.raises(SystemExit, match=refused):
         gpu_train.main()
     assert (tmp_path / "train.json").read_text() == kept
+
+
+def test_a_change_that_no_preset_has_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["gpu_train", "digits", "model.kernel=3", "--device", "cpu", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=r"model\.kernel '3'"):
+        gpu_train.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
