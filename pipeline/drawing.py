@@ -30,7 +30,7 @@ from pipeline.sample_files import (
     write_part,
 )
 from pipeline.sample_plan import Plan, make_plan
-from pipeline.storage import join
+from pipeline.storage import MissingObjectError, join
 from pipeline.worker import Worker
 
 ValueT = TypeVar("ValueT")
@@ -87,11 +87,20 @@ def draw_and_write(
         write_part(url, part, config.data.levels, config.sample.png_files)
         told.batch()
     _together(worker)
-    return _assemble(config, plan, url, request) if worker.rank == 0 else None
+    if worker.rank > 0:
+        return None
+    try:
+        parts = read_parts(url, starts)
+    except MissingObjectError:  # removed by another process, e.g. a killed job's workers, that drew all of the same
+        done = finished(url, request)
+        if done is None:
+            raise
+        return done
+    return _assemble(config, plan, url, request, parts)
 
 
-def _assemble(config: Config, plan: Plan, url: str, request: dict[str, str]) -> SampleManifest:
-    parts, size = read_parts(url), config.data.image_size
+def _assemble(config: Config, plan: Plan, url: str, request: dict[str, str], parts: list[Part]) -> SampleManifest:
+    size = config.data.image_size
     shape = (config.data.channels, size, size)
     images = np.concatenate([np.empty((0, *shape), np.uint8), *(part.images for part in parts)])
     nats = np.concatenate([np.empty(0), *(part.nats for part in parts)])

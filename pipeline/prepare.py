@@ -90,12 +90,11 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     }
     done = _finished(folder, described, len(images), data.records_per_shard)
     if done:
+        _remove_receipts(folder)
         return done
     manifest = Manifest.model_validate(described | _written(config, source.levels, folder, described, images))
     write(join(folder, MANIFEST_NAME), manifest.to_json().encode())
-    for name in names_below(folder):
-        if name.endswith(RECEIPT_SUFFIX):
-            delete(join(folder, name))
+    _remove_receipts(folder)
     left_out = f", {len(manifest.unreadable)} unreadable ones left out" if manifest.unreadable else ""
     print(
         f"prepared {folder}: {manifest.num_images:,} images in {len(manifest.shards)} shards{left_out}, "
@@ -126,6 +125,13 @@ def _finished(folder: str, described: dict[str, object], num_images: int, record
             )
     print(f"nothing to do: {folder} already holds {manifest.num_images:,} images, version {manifest.version}")
     return manifest
+
+
+def _remove_receipts(folder: str) -> None:
+    """Remove what nobody reads beside a manifest; also where a kill came between the manifest and this."""
+    for name in names_below(folder):
+        if name.endswith(RECEIPT_SUFFIX):
+            delete(join(folder, name))
 
 
 def _recipe_digest(described: dict[str, object], images: Sequence[SourceImage], records_per_shard: int) -> str:

@@ -2,12 +2,14 @@
 
 Below the URL of a request: `request.json` says what was asked for, `parts/` holds the batches that are done, whoever
 drew them; the same request goes on with those that aren't. At the end stand `images/*.png`, `samples.npz`,
-`samples.png` and `manifest.json`, which is written last; the parts are then removed.
+`samples.png` and `manifest.json`, which is written last; the parts are then removed, those that a kill left behind when
+the request is made again.
 """
 
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +65,7 @@ def finished(url: str, request: dict[str, str]) -> SampleManifest | None:
     if exists(join(url, MANIFEST)):
         manifest = SampleManifest.model_validate_json(read(join(url, MANIFEST)))
         _require_same(url, manifest.request, request)
+        _remove_parts(url)
         return manifest
     if exists(join(url, REQUEST)):
         _require_same(url, json.loads(read(join(url, REQUEST))), request)
@@ -86,10 +89,14 @@ def write_part(url: str, part: Part, levels: int, pictures: bool) -> None:
     write(join(url, "parts", f"{part.first:09d}.npz"), buffer.getvalue())
 
 
-def read_parts(url: str) -> list[Part]:
-    """All parts in their order."""
+def read_parts(url: str, starts: Iterable[int]) -> list[Part]:
+    """The parts with these first images.
+
+    Raises:
+        MissingObjectError: one isn't there.
+    """
     parts = []
-    for first in sorted(parts_done(url)):
+    for first in starts:
         with np.load(io.BytesIO(read(join(url, "parts", f"{first:09d}.npz"))), allow_pickle=False) as arrays:
             parts.append(Part(first, arrays["images"], arrays["nats"]))
     return parts
@@ -102,9 +109,14 @@ def finish(url: str, manifest: SampleManifest, files: dict[str, bytes]) -> Sampl
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = manifest.model_copy(update={"files": hashes})
     write(join(url, MANIFEST), manifest.model_dump_json(indent=1).encode())
-    delete(join(url, REQUEST))
-    delete_below(join(url, "parts"))
+    _remove_parts(url)
     return manifest
+
+
+def _remove_parts(url: str) -> None:
+    delete_below(join(url, "parts"))
+    if exists(join(url, REQUEST)):
+        delete(join(url, REQUEST))
 
 
 def _require_same(url: str, before: dict[str, str], now: dict[str, str]) -> None:

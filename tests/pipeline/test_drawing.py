@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.trainable import TrainableModel
-from pipeline import drawing
+from pipeline import drawing, sample_files, storage
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, request_of, samples_url
 from pipeline.errors import UserError
@@ -70,6 +70,48 @@ def test_a_stopped_request_goes_on_and_gives_the_same_files(
     assert names == [*pictures, "manifest.json", "samples.npz", "samples.png"]
     for name in names:
         assert (Path(stopped) / name).read_bytes() == (Path(whole) / name).read_bytes()
+
+
+@pytest.mark.parametrize("removed", [0, 1, 4])
+def test_what_a_kill_amid_the_last_removals_left_goes_with_the_same_request(
+    removed: int, labelled: Config, model: TrainableModel, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, removals, real = asking(labelled, count=7, batch_size=2), iter(range(removed)), storage.delete
+
+    def dying(url: str) -> None:
+        if next(removals, None) is None:
+            raise KeyboardInterrupt
+        real(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", dying)
+        patch.setattr(sample_files, "delete", dying)
+        with pytest.raises(KeyboardInterrupt):
+            drawn(config, model, s3)
+    assert len([name for name in names_below(s3) if name.startswith(("parts/", "request.json"))]) == 5 - removed
+    whole = read(f"{s3}/manifest.json")
+    monkeypatch.setattr(drawing, "_draw_batch", None)  # nothing is drawn again
+    assert drawn(config, model, s3).model_dump_json(indent=1).encode() == whole
+    pictures = [f"images/{index:06d}.png" for index in range(7)]
+    assert names_below(s3) == [*pictures, "manifest.json", "samples.npz", "samples.png"]
+
+
+@pytest.mark.parametrize("ends_at", [0, 6])
+def test_two_that_draw_the_same_request_give_what_one_gives(
+    ends_at: int, labelled: Config, model: TrainableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, url, real = asking(labelled, count=7, batch_size=2), str(tmp_path / "two"), drawing._draw_batch
+    expected = drawn(config, model, str(tmp_path / "one"))
+
+    def overtaken(*arguments: Any) -> Any:
+        if arguments[3].start == ends_at:
+            monkeypatch.setattr(drawing, "_draw_batch", real)
+            assert drawn(config, model, url) == expected
+        return real(*arguments)
+
+    monkeypatch.setattr(drawing, "_draw_batch", overtaken)
+    assert drawn(config, model, url) == expected
+    assert names_below(url) == names_below(str(tmp_path / "one"))
 
 
 def test_files_hold_what_was_drawn(labelled: Config, model: TrainableModel, tmp_path: Path) -> None:

@@ -102,6 +102,27 @@ def test_interrupted_prepare_goes_on_and_ends_as_if_undisturbed(
     assert not [name for name in storage.names_below(config.data.url) if "receipt" in name]
 
 
+def test_receipts_that_a_kill_left_beside_a_manifest_go_with_the_next_prepare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, removals = tiny_config(tmp_path), iter(range(3))
+
+    def dying(url: str) -> None:
+        if next(removals, None) is None:
+            raise KeyboardInterrupt
+        storage.delete(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "delete", dying)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config)
+    left = [name for name in storage.names_below(f"{config.data.url}/train") if "receipt" in name]
+    assert len(left) == 11 - 3
+    prepare(config)
+    assert f"nothing to do: {config.data.url}/train already holds 1,618 images" in capsys.readouterr().out
+    assert not [name for name in storage.names_below(config.data.url) if "receipt" in name]
+
+
 @pytest.mark.parametrize(("levels", "version"), [(2, "digits-8-none-2levels"), (5, "digits-8-none-5levels")])
 def test_fewer_levels_than_the_source_has_quantise_and_are_named_by_the_version(
     levels: int, version: str, tmp_path: Path
