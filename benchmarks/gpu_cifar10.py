@@ -35,7 +35,7 @@ from pipeline.evaluate import evaluate
 from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.precision import on_device
-from pipeline.presets import PRESETS
+from pipeline.presets import preset_named
 from pipeline.run_identity import git_commit, identify
 from pipeline.train import train
 
@@ -84,7 +84,7 @@ def resolved(words: argparse.Namespace, device: torch.device) -> Config:
     file = words.out / "config.json"
     if file.exists():
         return Config.model_validate_json(file.read_text())
-    config = with_overrides(PRESETS[words.preset].config, words.changes)
+    config = with_overrides(preset_named(words.preset).config, words.changes)
     config = changed(
         config,
         data={"url": str(words.data.absolute())},

@@ -13,14 +13,14 @@ import torch
 
 from benchmarks.device import device_name, matmul_peak, seconds_of
 from models.sampling import draw
+from pipeline.config import Config
 from pipeline.precision import on_device
-from pipeline.presets import PRESETS
+from pipeline.presets import preset_named
 
 
-def seconds(preset: str, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
+def seconds(config: Config, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
     """Seconds of drawing a batch, and the FLOPs of a forward pass an image."""
     torch.manual_seed(0)
-    config = PRESETS[preset].config
     model = on_device(config.build_model(), device).eval()
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if model.reads_labels else None
     size = size or config.data.image_size
@@ -42,17 +42,18 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--size", type=int, default=0, help="side of the images; 0: the preset's")
     words = parser.parse_args()
+    configs = [preset_named(preset).config for preset in words.presets]
     device, dtype = torch.device(words.device), getattr(torch, words.precision)
     peak = matmul_peak(device, dtype)
     print(f"{device_name(device)}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
     print("| preset | batch | seconds | images/s | TFLOP/s | share of the peak |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for preset in words.presets:
+    for config in configs:
         for batch in words.batch:
-            taken, flops = seconds(preset, batch, words.size, device, dtype)
+            taken, flops = seconds(config, batch, words.size, device, dtype)
             rate = flops * batch / taken / 1e12
             print(
-                f"| {preset} | {batch} | {taken:.2f} | {batch / taken:.2f} | {rate:.3f} | {rate / peak:.2%} |",
+                f"| {config.preset} | {batch} | {taken:.2f} | {batch / taken:.2f} | {rate:.3f} | {rate / peak:.2%} |",
                 flush=True,
             )
 

@@ -36,7 +36,7 @@ from pipeline.cost import training_flops
 from pipeline.evaluate import units
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.presets import PRESETS
+from pipeline.presets import preset_named
 from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
@@ -255,7 +255,7 @@ def main() -> None:
     device = torch.device(words.device)
     changes = [word for word in words.words if "=" in word]
     presets = [word for word in words.words if "=" not in word] or DEFAULT_PRESETS
-    configs = [with_overrides(PRESETS[preset].config, changes) for preset in presets]
+    configs = [with_overrides(preset_named(preset).config, changes) for preset in presets]
     record = Record(words.out, words.minutes)
     kept = record.values.get("device", {}).get("changes", changes)
     if kept != changes:

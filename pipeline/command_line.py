@@ -16,7 +16,7 @@ from pipeline.config import Config, flatten
 from pipeline.cost import describe
 from pipeline.errors import StoppedError, UserError
 from pipeline.model_config import GatedPixelCNNModel, Model, PortraitModel
-from pipeline.presets import PRESETS
+from pipeline.presets import PRESETS, preset_named
 from pipeline.storage import MissingObjectError, absolute_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
@@ -83,7 +83,6 @@ def parse(
         UserError: unknown preset or key, or a value that its field can't take.
         SystemExit: 0, after --help.
     """
-    presets = ", ".join(PRESETS)
     if not words or words[0] in ("-h", "--help"):
         print(_overview(name, purpose, takes_runs=config_of_run is not None))
         raise SystemExit(0 if words else 2)
@@ -91,11 +90,7 @@ def parse(
         return _override(name, purpose, _config_of_file(words[1] if len(words) > 1 else ""), words[2:])
     if words[0] not in PRESETS and config_of_run and not words[0].startswith("-"):
         return _override(name, purpose, config_of_run(words[0]), words[1:])
-    if words[0] not in PRESETS:
-        near = difflib.get_close_matches(words[0], PRESETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown preset {words[0]!r}: {hint}choose one of {presets}")
-    return _override(name, purpose, PRESETS[words[0]].config, words[1:])
+    return _override(name, purpose, preset_named(words[0]).config, words[1:])
 
 
 def _config_of_file(path: str) -> Config:

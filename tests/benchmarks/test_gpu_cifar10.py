@@ -1,5 +1,6 @@
 """The training in pieces and the figures of a step, as they run on a GPU machine: here on the CPU, at small size."""
 
+import importlib
 import json
 import math
 import os
@@ -123,6 +124,19 @@ def test_a_change_that_no_preset_has_leaves_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=r"model\.kernel '3'"):
         gpu_train.main()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["gpu_train", "cifar"], ["gpu_sampling", "cifar"], ["gpu_cifar10", "--preset", "cifar"]]
+)
+def test_a_mistyped_preset_is_told_and_leaves_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [*words, "--device", "cpu"])
+    with pytest.raises(UserError, match=r"^unknown preset 'cifar': did you mean cifar10\? choose one of digits, "):
+        importlib.import_module(f"benchmarks.{words[0]}").main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
