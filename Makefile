@@ -46,7 +46,7 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/lint-imports
 
 test: lint .venv-checkov/installed ## lint, types, import law and the tests, in minutes
-	$(BIN)/python -m pytest -q -m "not cluster and not infra"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not cluster and not infra"
 
 test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
 	$(BIN)/python -m pytest -q -m cluster
@@ -58,7 +58,7 @@ test-cluster: .venv/installed-dev ## the slow tests: kills of workers and driver
 	touch $@
 
 test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, its autoscaler and user data on hosts of their own; minutes, wants root
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q tests/infra
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/infra
 
 ci: ## what CI runs
 	.ci/run

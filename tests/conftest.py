@@ -14,12 +14,15 @@ from pathlib import Path
 import jaxtyping
 import psutil
 import pytest
-import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # MLflow's server else starts ten processes for jobs of its own, 200 MB each.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+# torch's threads wait for each other at each small product, the more so where other processes have work for all cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] += os.pathsep + "/usr/sbin"  # Debian keeps tc there
+
+import torch
 
 from pipeline import storage
 from pipeline.config import Config
@@ -67,7 +70,7 @@ def tiny_config(folder: Path | str, **changes: dict[str, object]) -> Config:
         },
         "cluster": {"num_workers": 1},
         "sample": {"count": 20, "grid_columns": 2},
-        "tracking": {"patience_seconds": 20.0},
+        "tracking": {"patience_seconds": 120.0},  # a busy machine makes the tables of a new sqlite file in 20 s
     }  # fmt: skip
     for section, values in changes.items():
         sections[section] |= values
@@ -181,15 +184,6 @@ def shapes_unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """torch on one thread: two wait for each other at each small product where other work runs beside them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +145,7 @@ def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: 
     pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
     pieces += f" --out {tmp_path}/out"
     command = [sys.executable, "-c", LIGHT, figures, pieces]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "figures/train.json").read_text())
     assert {key for key in rows if "error" not in rows[key]} == {

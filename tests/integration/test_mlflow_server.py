@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -131,10 +130,7 @@ def kill_once(server: Server, s3: S3Server, files: int) -> None:
 def test_a_killed_server_costs_eight_writers_nothing(digits: Config, server: Server, s3_server: S3Server) -> None:
     manifest, context = load_manifest(digits, "train"), multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch and mlflow are imported once, not eight times
-    identities = [
-        replace(identify(digits, manifest, f"{digits.run.url}/{number}", "abc123"), patience_seconds=120.0)
-        for number in range(WRITERS)
-    ]
+    identities = [identify(digits, manifest, f"{digits.run.url}/{number}", "abc123") for number in range(WRITERS)]
     writers = [context.Process(target=write_run, args=(identity,)) for identity in identities]
     for writer in writers:
         writer.start()
@@ -161,7 +157,7 @@ def test_a_wrong_password_is_told_by_the_variables_that_hold_it(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another")
     with pytest.raises(UserError, match=r"refuses MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_PASSWORD; correct them"):
         require_server(server.uri)
-    tracker = Tracker(replace(identify(digits, load_manifest(digits, "train"), f"{digits.run.url}/a", "abc123")))
+    tracker = Tracker(identify(digits, load_manifest(digits, "train"), f"{digits.run.url}/a", "abc123"))
     told: list[str] = []
     wait_until(lambda: told.append(capsys.readouterr().out) or "training goes on" in "".join(told), 60, "the warning")
     tracker.close(None)

@@ -36,7 +36,6 @@ def test_parts_cover_a_batch_once_and_are_no_larger_for_few_workers(size: int, w
 
 def _train(rank: int, world_size: int, port: int, folder: str, config: Config) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
     torch.manual_seed(0)
     learner = Learner(config, LocalWorker("", rank, world_size), load_manifest(config, "train"))

@@ -60,7 +60,7 @@ def loaded_alone(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def trained(digits: Config, one_thread: None) -> Config:
+def trained(digits: Config) -> Config:
     """A run of a few steps whose jobs run in this process."""
     config = changed(digits, cluster={"num_workers": 0}, run={"sample_interval": 100})
     fit(config)

@@ -25,8 +25,6 @@ from tests.conftest import LocalWorker, tiny_config
 from tests.pipeline.test_drawing import asking
 from tests.pipeline.test_model_kinds import GATED, of_kind
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def served_and_trained(config: Config, folder: Path) -> tuple[ServedModel, TrainableModel]:
     """The served model of random weights, and the model as the jobs would have it."""

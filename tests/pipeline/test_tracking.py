@@ -27,8 +27,7 @@ def png() -> bytes:
 
 @pytest.fixture
 def identity(digits: Config) -> RunIdentity:
-    identity = identify(digits, load_manifest(digits, "train"), run_url_of(digits), "abc123")
-    return replace(identity, patience_seconds=120.0)  # a busy machine makes the tables of a new sqlite file in 20 s
+    return identify(digits, load_manifest(digits, "train"), run_url_of(digits), "abc123")
 
 
 def runs_of(identity: RunIdentity) -> list[Run]:
@@ -151,7 +150,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_what_a_dead_server_missed_is_delivered_when_it_returns(
     identity: RunIdentity, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    identity = replace(identity, tracking_uri=server.uri, patience_seconds=60.0)
+    identity = replace(identity, tracking_uri=server.uri)
     tracker = Tracker(identity)
     tracker.metrics(1, {"train/bits_per_dim": 3.0})
     server.start()

@@ -1,0 +1,81 @@
+"""infra/ in moto destroyed: refused, kept, taken over again, to nothing. Goes last, as it ends the shared cluster."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.infra.conftest import INFRA, Cluster
+from tests.infra.stand_ins import start_worker
+
+pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
+
+
+def destroy(cluster: Cluster, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, INFRA / "destroy", "--chdir", cluster.folder, "--yes", *words]
+    return subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
+
+
+def left(cluster: Cluster) -> dict[str, list[str]]:
+    """What costs money and is still there, by the services' own word."""
+    ec2 = cluster.moto.client("ec2")
+    instances = [
+        one["InstanceId"] for group in ec2.describe_instances()["Reservations"] for one in group["Instances"]
+        if one["State"]["Name"] != "terminated"
+    ]  # fmt: skip
+    databases = cluster.moto.client("rds").describe_db_instances()["DBInstances"]
+    endpoints = ec2.describe_vpc_endpoints()["VpcEndpoints"]
+    secrets = cluster.moto.client("secretsmanager").list_secrets()["SecretList"]
+    alarms = cluster.moto.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    return {
+        "instances": instances,
+        "databases": [one["DBInstanceIdentifier"] for one in databases],
+        "endpoints": [one["VpcEndpointId"] for one in endpoints if one["State"] != "deleted"],
+        "secrets": [one["Name"] for one in secrets if "DeletedDate" not in one],
+        "alarms": [one["AlarmName"] for one in alarms],
+    }
+
+
+def report_jobs(cluster: Cluster, count: int) -> None:
+    """What the head would send."""
+    dimensions = [{"Name": "Cluster", "Value": "pixelcnn"}, {"Name": "Role", "Value": "head"}]
+    cluster.moto.client("cloudwatch").put_metric_data(
+        Namespace="pixelcnn-ray", MetricData=[{"MetricName": "JobsAtWork", "Dimensions": dimensions, "Value": count}]
+    )
+
+
+def test_destroy_refuses_keeps_is_taken_over_and_leaves_nothing(cluster: Cluster) -> None:
+    worker, stranger = start_worker(cluster), cluster.moto.client("ec2").run_instances(
+        MinCount=1, MaxCount=1, ImageId=cluster.resources()["aws_instance.head"]["ami"]
+    )["Instances"][0]["InstanceId"]  # fmt: skip
+    bucket = cluster.outputs()["bucket"]
+    s3 = cluster.moto.client("s3")
+    s3.put_object(Bucket=bucket, Key="runs/one/checkpoint.json", Body=b"kept")
+
+    report_jobs(cluster, 2)
+    refused = destroy(cluster)
+    assert refused.returncode == 1
+    assert "2 jobs wait or run on pixelcnn; wait, stop them, or give --while-jobs-run" in refused.stderr
+    assert worker in left(cluster)["instances"]
+
+    kept = destroy(cluster, "--while-jobs-run")
+    assert kept.returncode == 0, kept.stdout[-3000:] + kept.stderr[-3000:]
+    assert "1 autoscaled workers ended" in kept.stdout
+    assert left(cluster) == {"instances": [stranger], "databases": [], "endpoints": [], "secrets": [], "alarms": []}
+    assert s3.get_object(Bucket=bucket, Key="runs/one/checkpoint.json")["Body"].read() == b"kept"
+    snapshots = cluster.moto.client("rds").describe_db_snapshots()["DBSnapshots"]
+    assert [bool(re.match(r"pixelcnn-mlflow-\d{4}-", one["DBSnapshotIdentifier"])) for one in snapshots] == [True]
+    assert cluster.resources() == {}
+
+    assert Path(cluster.folder, "kept.auto.tfvars.json").exists()
+    taken = cluster.terraform("apply", "-auto-approve", "-input=false", "-no-color", "-target=module.storage")
+    assert re.search(r"3 imported, \d+ added, \d+ changed, 0 destroyed", taken), taken[-500:]
+    cluster.terraform("apply", "-auto-approve", "-input=false", "-no-color", "-var=mlflow_database_class=")
+    report_jobs(cluster, 0)
+    gone = destroy(cluster, "--delete-data")
+    assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr[-3000:]
+    assert cluster.resources() == {}
+    assert left(cluster)["instances"] == [stranger]
+    assert [one["Name"] for one in s3.list_buckets()["Buckets"]] == []
