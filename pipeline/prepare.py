@@ -90,7 +90,7 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     }
     done = _finished(folder, described, len(images), data.records_per_shard)
     if done:
-        _remove_receipts(folder)
+        _remove_receipts(folder)  # of a `prepare` that was killed between its manifest and their removal
         return done
     manifest = Manifest.model_validate(described | _written(config, source.levels, folder, described, images))
     write(join(folder, MANIFEST_NAME), manifest.to_json().encode())
@@ -128,7 +128,7 @@ def _finished(folder: str, described: dict[str, object], num_images: int, record
 
 
 def _remove_receipts(folder: str) -> None:
-    """Remove what nobody reads beside a manifest; also where a kill came between the manifest and this."""
+    """Remove what nobody reads beside a manifest."""
     for name in names_below(folder):
         if name.endswith(RECEIPT_SUFFIX):
             delete(join(folder, name))

@@ -57,7 +57,7 @@ def request_digest(request: dict[str, str]) -> str:
 
 
 def finished(url: str, request: dict[str, str]) -> SampleManifest | None:
-    """The manifest of the request if all is drawn; else the URL is ready for the request's parts.
+    """The manifest of the request if all is drawn, its parts then gone; else the URL is ready for them.
 
     Raises:
         UserError: the URL holds images of another request.
@@ -114,6 +114,7 @@ def finish(url: str, manifest: SampleManifest, files: dict[str, bytes]) -> Sampl
 
 
 def _remove_parts(url: str) -> None:
+    """Remove what nobody reads beside a manifest."""
     delete_below(join(url, "parts"))
     if exists(join(url, REQUEST)):
         delete(join(url, REQUEST))

@@ -1,6 +1,7 @@
 """What many tests stand on: a tiny configuration, a worker without Ray, a real S3 server, real images."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import psutil
@@ -90,6 +92,18 @@ def tracked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's sqlite file and every relative folder below the test's own."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def dying_at(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, at whose call of that number, from 0, the work ends as by a kill."""
+    calls = itertools.count()
+
+    def dying(*given: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    return dying
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.sample_files import SampleManifest
 from pipeline.storage import names_below, read
-from tests.conftest import LocalWorker
+from tests.conftest import LocalWorker, dying_at
 from tests.pipeline.test_model_kinds import GATED, of_kind
 
 
@@ -48,15 +48,8 @@ def test_a_stopped_request_goes_on_and_gives_the_same_files(
     config = asking(labelled, count=7, batch_size=2)
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
     expected = drawn(config, model, whole)
-    batches = iter(range(2))
     real = drawing._draw_batch
-
-    def stopping(*arguments: Any) -> Any:
-        if next(batches, None) is None:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(drawing, "_draw_batch", stopping)
+    monkeypatch.setattr(drawing, "_draw_batch", dying_at(2, real))
     with pytest.raises(KeyboardInterrupt):
         drawn(config, model, stopped)
     there = sorted(str(path.relative_to(stopped)) for path in Path(stopped).rglob("*.npz"))
@@ -76,13 +69,7 @@ def test_a_stopped_request_goes_on_and_gives_the_same_files(
 def test_what_a_kill_amid_the_last_removals_left_goes_with_the_same_request(
     removed: int, labelled: Config, model: TrainableModel, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, removals, real = asking(labelled, count=7, batch_size=2), iter(range(removed)), storage.delete
-
-    def dying(url: str) -> None:
-        if next(removals, None) is None:
-            raise KeyboardInterrupt
-        real(url)
-
+    config, dying = asking(labelled, count=7, batch_size=2), dying_at(removed, storage.delete)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "delete", dying)
         patch.setattr(sample_files, "delete", dying)

@@ -1,5 +1,4 @@
 import io
-import itertools
 import json
 import subprocess
 import tarfile
@@ -19,7 +18,7 @@ from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, decode_png, describe, fetch
 from pipeline.sources.source import SourceImage
-from tests.conftest import tiny_config
+from tests.conftest import dying_at, tiny_config
 
 
 def records_of(config: Config, split: str) -> dict[str, tuple[int, np.ndarray]]:
@@ -78,14 +77,7 @@ def test_interrupted_prepare_goes_on_and_ends_as_if_undisturbed(
 ) -> None:
     folder = str(tmp_path) if root == "folder" else request.getfixturevalue("s3")
     config, undisturbed = tiny_config(folder), tiny_config(tmp_path / "undisturbed")
-    writes = itertools.count()
-
-    def dying(url: str, content: bytes) -> None:
-        if next(writes) == fails_at:
-            raise KeyboardInterrupt
-        storage.write(url, content)
-
-    monkeypatch.setattr(prepare_module, "write", dying)
+    monkeypatch.setattr(prepare_module, "write", dying_at(fails_at, storage.write))
     with pytest.raises(KeyboardInterrupt):
         prepare(config)
     with pytest.raises(UserError, match=r"no manifest; run `python -m jobs\.prepare digits`"):
@@ -105,15 +97,9 @@ def test_interrupted_prepare_goes_on_and_ends_as_if_undisturbed(
 def test_receipts_that_a_kill_left_beside_a_manifest_go_with_the_next_prepare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, removals = tiny_config(tmp_path), iter(range(3))
-
-    def dying(url: str) -> None:
-        if next(removals, None) is None:
-            raise KeyboardInterrupt
-        storage.delete(url)
-
+    config = tiny_config(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "delete", dying)
+        patch.setattr(prepare_module, "delete", dying_at(3, storage.delete))
         with pytest.raises(KeyboardInterrupt):
             prepare(config)
     left = [name for name in storage.names_below(f"{config.data.url}/train") if "receipt" in name]
