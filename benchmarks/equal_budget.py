@@ -1,16 +1,17 @@
 """Each density model for the same time on two CPU cores: bits/dim on CIFAR-10's test split, and images/s.
 
-    python -m benchmarks.equal_budget [PRESET ...] [--minutes 5] [--data data/cifar10]
+    python -m benchmarks.equal_budget [PRESET ...] [SECTION.KEY=VALUE ...] [--minutes 5] [--data data/cifar10]
 
 First the rate of every preset's training step is measured, one after the other, on the real stream (nothing else may
-run then); the steps that fit into the budget follow from it, so that what runs beside the trainings doesn't matter. The
-data must be prepared; runs go to runs/budget-PRESET.
+run then); the steps that fit into the budget follow from it, so that what runs beside the trainings doesn't matter.
+Words with a = change all of the presets. The data must be prepared; runs go to RUNS/budget-PRESET.
 """
 
 import argparse
 import time
 from typing import Any
 
+from benchmarks.lone_worker import changed, with_overrides
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import TRAINING_PASSES
@@ -42,21 +43,15 @@ def rate(worker: Worker, arguments: tuple[Config, float]) -> dict[str, Any]:
     return {"images_per_second": steps * config.train.batch_size / taken}
 
 
-def on_this_machine(preset: str, data: str) -> Config:
-    """The preset on one worker with two threads."""
+def on_this_machine(preset: str, changes: list[str], words: argparse.Namespace) -> Config:
+    """The preset, with changes, on one worker with two threads."""
     return changed(
-        PRESETS[preset].config,
-        run={"name": f"budget-{preset}"},
-        data={"url": data},
+        with_overrides(PRESETS[preset].config, changes),
+        run={"name": f"budget-{preset}", "url": words.runs},
+        data={"url": words.data},
         sample={"grid_columns": 1},
         cluster={"num_workers": 1, "cpus_per_worker": 2},
     )
-
-
-def changed(config: Config, **sections: dict[str, Any]) -> Config:
-    """The configuration with some fields of some sections set."""
-    values = config.model_dump()
-    return Config.model_validate(values | {name: values[name] | fields for name, fields in sections.items()})
 
 
 def row(config: Config, images_per_second: float, minutes: float) -> str:
@@ -75,12 +70,15 @@ def row(config: Config, images_per_second: float, minutes: float) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="*", default=SMALL, metavar="PRESET", help=", ".join(SMALL))
+    parser.add_argument("words", nargs="*", metavar="PRESET or CHANGE", help=", ".join(SMALL))
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seconds", type=float, default=30.0, help="for which each rate is measured")
     parser.add_argument("--data", default="data/cifar10")
+    parser.add_argument("--runs", default="runs", help="folder of the runs; must not hold any of them")
     words = parser.parse_args()
-    configs = [on_this_machine(preset, words.data) for preset in words.presets]
+    changes = [word for word in words.words if "=" in word]
+    presets = [word for word in words.words if "=" not in word] or SMALL
+    configs = [on_this_machine(preset, changes, words) for preset in presets]
     rates = []
     for config in configs:
         answer = run_on_workers(config, rate, (config, words.seconds), f"{run_url_of(config)}-rate")

@@ -107,7 +107,7 @@ class RecurrentReference(nn.Module):
         inputs = [recurrent.inputs] if isinstance(recurrent, RowLSTM) else [recurrent.from_left, recurrent.from_right]
         self.inputs = nn.ModuleList(MaskedConv(one) for one in inputs)
         self.residual = ours.residual
-        self.states = nn.ParameterList(nn.Parameter(one.detach().permute(2, 1, 0).clone()) for one in recurrent.state)
+        self.states = nn.ParameterList(nn.Parameter(one.detach().clone()) for one in recurrent.state.kernels)
         self.expand = MaskedConv(ours.expand)
         self.skip = MaskedConv(ours.skip) if ours.skip is not None else None
 

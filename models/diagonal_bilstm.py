@@ -3,14 +3,12 @@
 Source: van den Oord et al., arXiv 1601.06759, section 3.2.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.causal_conv import GroupedPointwise, pointwise, require_kernel_and_groups, shift_down
-from models.lstm_scan import lstm_scan
+from models.lstm_scan import StateToState, lstm_scan
 
 
 class DiagonalBiLSTM(nn.Module):
@@ -36,19 +34,17 @@ class DiagonalBiLSTM(nn.Module):
         require_kernel_and_groups(3, channels, num_filters=num_filters)
         self.from_left = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B", parts=4)
         self.from_right = GroupedPointwise(2 * num_filters, 4 * num_filters, channels, "B", parts=4)
-        self.state = nn.Parameter(torch.empty(2, 2, num_filters, 4 * num_filters))
-        bound = 1 / math.sqrt(2 * num_filters)
-        nn.init.uniform_(self.state, -bound, bound)
+        self.state = StateToState(num_filters, taps=2, directions=2)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         left, right = self.from_left.kernel_and_bias(), self.from_right.kernel_and_bias()
         kernel, bias = (torch.cat(both) for both in zip(left, right, strict=True))
         gates = pointwise(features, kernel, bias)
-        hidden = lstm_scan(gates.permute(0, 2, 3, 1).unflatten(3, (2, -1)), self.state, diagonal=True)
+        hidden = lstm_scan(gates.permute(0, 2, 3, 1).unflatten(3, (2, -1)), self.state.matrices(), diagonal=True)
         rightwards, leftwards = hidden.permute(0, 1, 4, 2, 3)
         return rightwards + shift_down(leftwards)
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations of all convolutions, forward, an image: 2 x (16h^2 t + 16h^2) at each position."""
         inputs = self.from_left.flops(height, width) + self.from_right.flops(height, width)
-        return inputs + 2 * self.state.numel() * height * width
+        return inputs + self.state.flops(height, width)

@@ -7,13 +7,37 @@ slice of the map's pixels in raster order, so that its padding costs neither tim
 Source: van den Oord et al., arXiv 1601.06759, sections 3.1 and 3.2, Eq. 3.
 """
 
+import math
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class StateToState(nn.Module):
+    """The state-to-state convolution, without a mask: hidden states of the step before to all four gates.
+
+    Parameters: 4h^2 `taps` for each direction, outputs first as in any convolution.
+    """
+
+    def __init__(self, num_filters: int, taps: int, directions: int) -> None:
+        super().__init__()
+        shape = (4 * num_filters, num_filters, taps)
+        self.kernels = nn.ParameterList(nn.Parameter(torch.empty(shape)) for _ in range(directions))
+        bound = 1 / math.sqrt(taps * num_filters)
+        for kernel in self.kernels:
+            nn.init.uniform_(kernel, -bound, bound)
+
+    def matrices(self) -> Float[Tensor, "d taps h gates"]:
+        """One matrix for each tap and direction, as `lstm_scan` takes them."""
+        return torch.stack([kernel.permute(2, 1, 0) for kernel in self.kernels])
+
+    def flops(self, height: int, width: int) -> int:
+        """Floating-point operations an image: 2 x 4h^2 `taps` for each direction at each position."""
+        return 2 * sum(kernel.numel() for kernel in self.kernels) * height * width
 
 
 class Step(NamedTuple):

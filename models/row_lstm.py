@@ -3,14 +3,11 @@
 Source: van den Oord et al., arXiv 1601.06759, section 3.1.
 """
 
-import math
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.causal_conv import HorizontalConv, require_kernel_and_groups
-from models.lstm_scan import lstm_scan
+from models.lstm_scan import StateToState, lstm_scan
 
 
 class RowLSTM(nn.Module):
@@ -36,15 +33,13 @@ class RowLSTM(nn.Module):
         self.channels = channels
         require_kernel_and_groups(state_kernel_size, channels, num_filters=num_filters)
         self.inputs = HorizontalConv(2 * num_filters, 4 * num_filters, kernel_size, channels, "B", parts=4)
-        self.state = nn.Parameter(torch.empty(1, state_kernel_size, num_filters, 4 * num_filters))
-        bound = 1 / math.sqrt(state_kernel_size * num_filters)
-        nn.init.uniform_(self.state, -bound, bound)
+        self.state = StateToState(num_filters, state_kernel_size, directions=1)
 
     def forward(self, features: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         gates = self.inputs(features)
-        hidden = lstm_scan(gates.permute(0, 2, 3, 1).unsqueeze(3), self.state, diagonal=False)
+        hidden = lstm_scan(gates.permute(0, 2, 3, 1).unsqueeze(3), self.state.matrices(), diagonal=False)
         return hidden[0].permute(0, 3, 1, 2)
 
     def flops(self, height: int, width: int) -> int:
         """Floating-point operations of both convolutions, forward, an image: 2 x (8h^2 (r + t) + 4h^2 m) a position."""
-        return self.inputs.flops(height, width) + 2 * self.state.numel() * height * width
+        return self.inputs.flops(height, width) + self.state.flops(height, width)

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.causal_conv import CausalConv, GroupedPointwise, HorizontalConv
+from models.lstm_scan import StateToState
 from pipeline.config import Training
 from pipeline.muon import AdamWWithMuon
 
-CAUSAL = (GroupedPointwise, HorizontalConv, CausalConv)
+CONVOLUTIONS = (GroupedPointwise, HorizontalConv, CausalConv, StateToState)
 
 
 def rate_share(training: Training, step: int) -> float:
@@ -50,7 +51,7 @@ def set_rates(optimizer: AdamWWithMuon, training: Training, step: int) -> None:
 
 def matrices(model: nn.Module) -> set[Tensor]:
     """What Muon takes: the kernels of all convolutions, but for those that read the condition."""
-    convolutions = [one for one in model.modules() if isinstance(one, CAUSAL) or type(one) is nn.Conv2d]
+    convolutions = [one for one in model.modules() if isinstance(one, CONVOLUTIONS) or type(one) is nn.Conv2d]
     return {one for module in convolutions for one in module.parameters() if one.ndim > 1}
 
 

@@ -97,7 +97,7 @@ class _RowLSTMRow:
         width, gates, groups = like.shape[2], layer.inputs.current.out_filters, layer.channels
         self.reach, self._current = layer.inputs.reach, layer.inputs.current
         self._products = row_products(layer.inputs, like)
-        self._state = layer.state.to(like.dtype)[0].permute(2, 1, 0)[:, :, None]
+        self._state = layer.state.kernels[0].to(like.dtype)[:, :, None]
         self._bias = layer.inputs.kernel_and_bias()[1].to(like.dtype)
         self._order = by_group(gates, groups, GATES).to(like.device)
         self._base = Strip(like, width, gates, groups)
@@ -130,7 +130,7 @@ class _DiagonalRow:
     def __init__(self, layer: DiagonalBiLSTM, like: Float[Tensor, "b c w"], hidden: Pixel) -> None:
         width, gates, groups = like.shape[2], layer.from_left.out_filters, layer.channels
         filters = gates // GATES
-        state = layer.state.to(like.dtype)
+        state = layer.state.matrices().to(like.dtype)
         (self._left_above, left_beside), (self._right_above, self._right_beside) = state[0], state[1]
         orders = [rows_of_group(gates, groups, GATES, group).to(like.device) for group in range(groups)]
         self._beside = [left_beside[:, order].contiguous() for order in orders]

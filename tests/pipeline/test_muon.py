@@ -132,7 +132,7 @@ def test_every_kernel_but_the_conditions_is_muons(kind: str) -> None:
     model = build(kind)
     names = {name for name, parameter in model.named_parameters() if parameter in matrices(model)}
     all_names = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    left = {"_term.", "conditioning.", "recurrent.state"}
+    left = {"_term.", "conditioning."}
     assert names == {name for name in all_names if not any(part in name for part in left)}
     assert len(names) >= 8
 
