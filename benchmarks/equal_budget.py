@@ -18,7 +18,7 @@ from pipeline.cost import TRAINING_PASSES
 from pipeline.launch import run_on_workers
 from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest
-from pipeline.presets import PRESETS
+from pipeline.presets import preset_named
 from pipeline.runs import run_training
 from pipeline.worker import Worker
 
@@ -46,7 +46,7 @@ def rate(worker: Worker, arguments: tuple[Config, float]) -> dict[str, Any]:
 def on_this_machine(preset: str, changes: list[str], words: argparse.Namespace) -> Config:
     """The preset, with changes, on one worker with two threads."""
     return changed(
-        with_overrides(PRESETS[preset].config, changes),
+        with_overrides(preset_named(preset).config, changes),
         run={"name": f"budget-{preset}", "url": words.runs},
         data={"url": words.data},
         sample={"grid_columns": 1},
