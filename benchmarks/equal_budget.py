@@ -11,14 +11,13 @@ import argparse
 import time
 from typing import Any
 
-from benchmarks.lone_worker import changed, with_overrides
+from benchmarks.lone_worker import changed, changed_presets
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import TRAINING_PASSES
 from pipeline.launch import run_on_workers
 from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest
-from pipeline.presets import preset_named
 from pipeline.runs import run_training
 from pipeline.worker import Worker
 
@@ -43,11 +42,11 @@ def rate(worker: Worker, arguments: tuple[Config, float]) -> dict[str, Any]:
     return {"images_per_second": steps * config.train.batch_size / taken}
 
 
-def on_this_machine(preset: str, changes: list[str], words: argparse.Namespace) -> Config:
-    """The preset, with changes, on one worker with two threads."""
+def on_this_machine(config: Config, words: argparse.Namespace) -> Config:
+    """The configuration on one worker with two threads."""
     return changed(
-        with_overrides(preset_named(preset).config, changes),
-        run={"name": f"budget-{preset}", "url": words.runs},
+        config,
+        run={"name": f"budget-{config.preset}", "url": words.runs},
         data={"url": words.data},
         sample={"grid_columns": 1},
         cluster={"num_workers": 1, "cpus_per_worker": 2},
@@ -76,9 +75,7 @@ def main() -> None:
     parser.add_argument("--data", default="data/cifar10")
     parser.add_argument("--runs", default="runs", help="folder of the runs; must not hold any of them")
     words = parser.parse_args()
-    changes = [word for word in words.words if "=" in word]
-    presets = [word for word in words.words if "=" not in word] or SMALL
-    configs = [on_this_machine(preset, changes, words) for preset in presets]
+    configs = [on_this_machine(config, words) for config in changed_presets(words.words, SMALL)[1]]
     rates = []
     for config in configs:
         answer = run_on_workers(config, rate, (config, words.seconds), f"{run_url_of(config)}-rate")

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
@@ -36,7 +36,6 @@ from pipeline.cost import training_flops
 from pipeline.evaluate import units
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.presets import preset_named
 from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
@@ -253,9 +252,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     words = arguments()
     device = torch.device(words.device)
-    changes = [word for word in words.words if "=" in word]
-    presets = [word for word in words.words if "=" not in word] or DEFAULT_PRESETS
-    configs = [with_overrides(preset_named(preset).config, changes) for preset in presets]
+    changes, configs = changed_presets(words.words, DEFAULT_PRESETS)
     record = Record(words.out, words.minutes)
     kept = record.values.get("device", {}).get("changes", changes)
     if kept != changes:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.config import Config
+from pipeline.presets import preset_named
 from pipeline.told import Orders
 
 
@@ -65,3 +66,14 @@ def with_overrides(config: Config, words: list[str]) -> Config:
         section, _, field = key.partition(".")
         sections.setdefault(section, {})[field] = value
     return changed(config, **sections)
+
+
+def changed_presets(words: list[str], default: list[str]) -> tuple[list[str], list[Config]]:
+    """The words with a =, and with them set the presets that the other words name, `default` where there are none.
+
+    Raises:
+        UserError: a preset or a key is unknown, or a value doesn't fit.
+    """
+    changes = [word for word in words if "=" in word]
+    presets = [word for word in words if "=" not in word] or default
+    return changes, [with_overrides(preset_named(preset).config, changes) for preset in presets]

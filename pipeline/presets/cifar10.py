@@ -10,7 +10,7 @@ H100_TFLOPS = 295.0
 """Measured in a run on one H100, 299.6 in one on an H200, with 15 layers of 192 filters, 5x5: benchmarks/gpu.md."""
 VERSION = "cifar10-32-none, the official CIFAR-10 train and test split"
 LOGITS: dict[str, Any] = {"logit_scale": 8.0, "trained_logit_scale": True}
-MUON: dict[str, Any] = {"learning_rate": 4e-3, "beta2": 0.95, "noisy_images": 0.1}
+BESIDE_MUON: dict[str, Any] = {"learning_rate": 4e-3, "beta2": 0.95, "noisy_images": 0.1}
 """With both, and a rate of Muon's, all three kinds of model learn in far fewer steps: docs/experiments.md."""
 
 
@@ -41,7 +41,7 @@ def _cifar10_small(name: str, model: Model, steps: int, muon_learning_rate: floa
             weight_decay=weight_decay,
             warmup_steps=100,
             ema_decay=0.995,
-            **MUON,
+            **BESIDE_MUON,
         ),
         run=Run(name=name, log_interval=20, eval_interval=1300, sample_interval=1300, checkpoint_interval=200),
         sample=Sampling(count=40, grid_columns=4, batch_size=20),
@@ -61,7 +61,7 @@ def _cifar10_pixelrnn(name: str, model: Model) -> Config:
             weight_decay=0.003,
             warmup_steps=1000,
             ema_decay=0.9998,
-            **MUON,
+            **BESIDE_MUON,
         ),
         run=Run(name=name, log_interval=50, eval_interval=5000, sample_interval=10_000, checkpoint_interval=1000),
         cluster=ONE_GPU,
@@ -138,7 +138,7 @@ CIFAR10: dict[str, Preset] = {
                 warmup_steps=500,
                 ema_decay=0.999,
                 horizontal_flips=True,
-                **MUON,
+                **BESIDE_MUON,
             ),
             run=Run(
                 name="cifar10",
