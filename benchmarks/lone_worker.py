@@ -49,8 +49,8 @@ class LoneWorker:
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
-    """The configuration with some fields of some sections set."""
-    values = config.model_dump()
+    """The configuration, or a job's command line without its words beside it, with some fields of some sections set."""
+    values = config.model_dump(include=set(Config.model_fields))
     return Config.model_validate(values | {name: values[name] | fields for name, fields in sections.items()})
 
 

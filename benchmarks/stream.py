@@ -3,8 +3,8 @@
     python -m benchmarks.stream PRESET [--seconds 8] [--worlds 1 8 64] [--data.url ... and other keys]
 
 The data must be prepared. One process reads as rank 0 of each world size, without a model, on one core: its own images
-are decoded, the others' records only read and checked. `passed` are the records of all ranks that went by: what the
-whole cluster can train on at most.
+are decoded and none is kept, the others' records only read and checked. `passed` are the records of all ranks that went
+by: what the whole cluster can train on at most.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 
 import torch
 
+from benchmarks.lone_worker import changed
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -23,10 +24,12 @@ LOCAL_BATCH = 128
 
 def row(config: Config, manifest: Manifest, world_size: int, seconds: float) -> str:
     """Read for that long from the first batch on, which isn't counted."""
-    values = config.model_dump(exclude={"dry_run"})
-    values["train"] |= {"batch_size": LOCAL_BATCH * world_size}
-    values["cluster"] |= {"num_workers": world_size}
-    of_world = Config.model_validate(values)
+    of_world = changed(
+        config,
+        data={"decoded_gigabytes": 0.0},
+        train={"batch_size": LOCAL_BATCH * world_size},
+        cluster={"num_workers": world_size},
+    )
     with TrainingStream(of_world, manifest, rank=0, world_size=world_size, images_seen=0) as stream:
         next(stream)
         batches, started, processor = 0, time.perf_counter(), time.process_time()

@@ -70,6 +70,9 @@ class Data(Section):
     """Shards that a worker reads at the same time, ahead of their use."""
     prefetch_batches: int = Field(default=8, ge=1)
     """Batches that are read ahead of the training step on each worker."""
+    decoded_gigabytes: float = Field(default=0.5, ge=0.0)
+    """A training split whose images take no more memory, in 1e9 bytes, is decoded once and kept by each worker; of a
+    larger one each image is decoded anew each epoch."""
 
 
 class Training(Section):
@@ -310,6 +313,7 @@ READING_KEYS = (
     "data.cache_gigabytes",
     "data.parallel_reads",
     "data.prefetch_batches",
+    "data.decoded_gigabytes",
 )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.decoded import DecodedImages
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest, Shard, split_url
 from pipeline.shard_cache import ShardCache
@@ -40,6 +41,14 @@ class Place:
 
     shard: int
     record: int
+
+
+class Own(NamedTuple):
+    """A record that is this rank's, where it lies, and whether it is mirrored."""
+
+    place: Place
+    record: Record
+    flipped: bool
 
 
 def own_parts(config: Config, rank: int, world_size: int) -> dict[int, range]:
@@ -87,7 +96,8 @@ class TrainingStream:
     The global sequence of images doesn't depend on rank, world_size or where it is resumed: epochs follow each other,
     each image once an epoch, and a global batch may reach over the end of one. Each rank takes its own_parts of each
     global batch. Each rank fetches every shard and decodes its own records only; two groups of data.shuffle_shards
-    shards are in memory: the one in use and the next, which is read meanwhile. With data.on_bad_shard skip, what a
+    shards are in memory: the one in use and the next, which is read meanwhile. Of a split that fits into
+    data.decoded_gigabytes each image is decoded once. With data.on_bad_shard skip, what a
     rank can't read is missing from its batches, which may then be empty, and counted in `records_skipped`; every place
     keeps its batch and rank. With train.horizontal_flips each place mirrors the image that it holds, or doesn't.
     """
@@ -97,6 +107,7 @@ class TrainingStream:
         self.images_seen, self._parts = images_seen, list(own_parts(config, rank, world_size).values())
         self.seconds_waited = 0.0
         self.records_skipped = 0
+        self._decoded = DecodedImages(manifest, config.data.decoded_gigabytes)
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(config.data.prefetch_batches)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, name="training-stream", daemon=True)
@@ -147,17 +158,17 @@ class TrainingStream:
     def _batches(self) -> Iterator[Batch]:
         """Own records, gathered into batches: position i of the sequence is this rank's if its part of the batch is."""
         size, ends = self.config.train.batch_size, [part.stop for part in self._parts]
-        records: list[list[tuple[Record, bool]]] = [[]]
-        for position, record, flipped in self._own_records():
-            if record:
-                records[-1].append((record, flipped))
+        records: list[list[Own]] = [[]]
+        for position, own in self._own_records():
+            if own:
+                records[-1].append(own)
             if position % size + 1 == ends[-1]:
                 yield self._stacked(records)
                 records = [[]]
             elif position % size + 1 in ends:
                 records.append([])
 
-    def _stacked(self, records: list[list[tuple[Record, bool]]]) -> Batch:
+    def _stacked(self, records: list[list[Own]]) -> Batch:
         parts = [self._sound(part) for part in records]
         sound = [pair for part in parts for pair in part]
         self.records_skipped += sum(map(len, self._parts)) - len(sound)
@@ -169,12 +180,12 @@ class TrainingStream:
             [len(part) for part in parts],
         )
 
-    def _sound(self, records: list[tuple[Record, bool]]) -> list[tuple[Any, Record]]:
+    def _sound(self, records: list[Own]) -> list[tuple[Any, Record]]:
         sound = []
-        for record, flipped in records:
-            image = self._unless_bad(decode_png, record, self.manifest.shape)
+        for own in records:
+            image = self._unless_bad(self._decoded.image, own.place.shard, own.place.record, own.record)
             if image is not None:
-                sound.append((image[:, :, ::-1] if flipped else image, record))
+                sound.append((image[:, :, ::-1] if own.flipped else image, own.record))
         return sound
 
     def _unless_bad(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT | None:
@@ -187,8 +198,8 @@ class TrainingStream:
             print(f"rank {self.rank} skips: {error}", flush=True)
             return None
 
-    def _own_records(self) -> Iterator[tuple[int, Record | None, bool]]:
-        """Positions of the sequence that are this rank's, the record of each if it can be read, and its mirroring."""
+    def _own_records(self) -> Iterator[tuple[int, Own | None]]:
+        """Positions of the sequence that are this rank's, and what is there if it can be read."""
         size, own = self.config.train.batch_size, range(self._parts[0].start, self._parts[-1].stop)
         seed, position = self.config.train.seed, self.images_seen
         wanted, in_use = itertools.tee(self._groups_from(position))
@@ -201,7 +212,7 @@ class TrainingStream:
                 if position % size in own:
                     of_shard = records[place.shard]
                     flipped = flip and self.config.train.horizontal_flips
-                    yield position, of_shard[place.record] if of_shard else None, flipped
+                    yield position, Own(place, of_shard[place.record], flipped) if of_shard else None
                 position += 1
             del reads, records  # else three groups are held while the next one's reads end
 
