@@ -3,8 +3,8 @@
     python -m benchmarks.beside_loader PRESET [--steps 300] [--calls 1500 5000] [--rate 2300] [--data.url ...]
 
 In place of a GPU's work the host calls that many tiny operations a step, each of which lets go of the lock as a launch
-does; the stream's batches are taken at that many images/s, from the second epoch on. With data.decoded_gigabytes as it
-is, and with nothing kept. The data must be prepared, and take an epoch in seconds.
+does; the stream's batches are taken at that many images/s. With nothing kept, and with data.decoded_gigabytes as it is,
+then from the second epoch on. The data must be prepared, and small.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed
+from benchmarks.lone_worker import changed, pass_first_epoch
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -34,7 +34,8 @@ def row(config: Config, manifest: Manifest, calls: int, steps: int, rate: float)
     alone = [milliseconds_of_calls(calls, tensor) for _ in range(steps)]
     batches = -(-manifest.num_images // config.train.batch_size)
     with TrainingStream(config, manifest, rank=0, world_size=1, images_seen=0) as stream:
-        for _ in range(batches + config.data.prefetch_batches):
+        pass_first_epoch(stream)
+        for _ in range(config.data.prefetch_batches):
             next(stream)
         started = time.perf_counter()
         for _ in range(batches):

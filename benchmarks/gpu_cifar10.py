@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from benchmarks.cifar10_report import draw_curve, key_of, report
 from benchmarks.device import synchronize
-from benchmarks.lone_worker import LoneWorker, changed, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, with_overrides
 from benchmarks.recipe import first_shards
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
@@ -110,6 +110,7 @@ def images_per_second(config: Config, device: torch.device) -> float:
     learner = Learner(config, LoneWorker(device), load_manifest(config, config.data.train_split))
     learner.restore()
     with learner.stream() as stream:
+        pass_first_epoch(stream)
         for _ in range(WARM_UP_STEPS):
             learner.advance(next(stream))
         synchronize(device)

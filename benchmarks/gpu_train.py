@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, changed_presets
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets, pass_first_epoch
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
@@ -169,6 +169,7 @@ def measure_stream(config: Config, variant: Variant, device: torch.device, secon
     _free(device)
     learner = learner_of(config, variant, device, load_manifest(config, config.data.train_split))
     with learner.stream() as stream:
+        pass_first_epoch(stream)
         for _ in range(3):
             learner.advance(next(stream))
         synchronize(device)

@@ -1,4 +1,4 @@
-"""The training loop's worker without Ray: this process alone, on a device, told to stop by a function."""
+"""What scripts without Ray share: a worker that is this process, changed configurations, a stream past its start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from pipeline.config import Config
+from pipeline.decoded import are_kept
 from pipeline.presets import preset_named
+from pipeline.stream import TrainingStream
 from pipeline.told import Orders
 
 
@@ -17,7 +19,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class LoneWorker:
-    """One worker of one; `stops` is asked after every step, `tell` gets what the loop shows and reports."""
+    """The loop's worker, alone: `stops` is asked after each step, `tell` gets what is shown and reported."""
 
     device: torch.device
     stops: Callable[[], bool] = _never
@@ -77,3 +79,10 @@ def changed_presets(words: list[str], default: list[str]) -> tuple[list[str], li
     changes = [word for word in words if "=" in word]
     presets = [word for word in words if "=" not in word] or default
     return changes, [with_overrides(preset_named(preset).config, changes) for preset in presets]
+
+
+def pass_first_epoch(stream: TrainingStream) -> None:
+    """Take the batches in which the images of a small split are decoded, so that later ones are as most of a run's."""
+    if are_kept(stream.manifest, stream.config.data.decoded_gigabytes):
+        while stream.images_seen < stream.manifest.num_images:
+            next(stream)

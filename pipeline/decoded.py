@@ -10,11 +10,16 @@ from pipeline.manifest import Manifest
 from pipeline.shards import Record, decode_png
 
 
+def are_kept(manifest: Manifest, gigabytes: float) -> bool:
+    """Whether the images of a split take at most so many 1e9 bytes, decoded."""
+    return manifest.num_images * math.prod(manifest.shape) <= gigabytes * 1e9
+
+
 class DecodedImages:
     """A split's images, of which each is decoded when it is first asked for; used by one thread.
 
     Decoding holds Python's lock, for which the thread that gives a GPU its work has to wait: of 64 images of 32x32x3
-    4 ms, where a step of `cifar10` takes 26 on an H200 (benchmarks/stream.md).
+    4 to 5 ms, where a step of `cifar10` takes 26 on an H200 (benchmarks/stream.md).
     """
 
     def __init__(self, manifest: Manifest, gigabytes: float) -> None:
@@ -26,8 +31,7 @@ class DecodedImages:
         """
         self._shape, counts = manifest.shape, [shard.records for shard in manifest.shards]
         self._starts = list(itertools.accumulate(counts, initial=0))
-        is_kept = manifest.num_images * math.prod(self._shape) <= gigabytes * 1e9
-        kept = manifest.num_images if is_kept else 0
+        kept = manifest.num_images if are_kept(manifest, gigabytes) else 0
         self._images, self._is_there = np.empty((kept, *self._shape), np.uint8), np.zeros(kept, np.bool_)
 
     def image(self, shard: int, number: int, record: Record) -> UInt8[np.ndarray, "c h w"]:

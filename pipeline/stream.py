@@ -97,9 +97,9 @@ class TrainingStream:
     each image once an epoch, and a global batch may reach over the end of one. Each rank takes its own_parts of each
     global batch. Each rank fetches every shard and decodes its own records only; two groups of data.shuffle_shards
     shards are in memory: the one in use and the next, which is read meanwhile. Of a split that fits into
-    data.decoded_gigabytes each image is decoded once. With data.on_bad_shard skip, what a
-    rank can't read is missing from its batches, which may then be empty, and counted in `records_skipped`; every place
-    keeps its batch and rank. With train.horizontal_flips each place mirrors the image that it holds, or doesn't.
+    data.decoded_gigabytes each image is decoded once. With data.on_bad_shard skip, what a rank can't read is missing
+    from its batches, which may then be empty, and counted in `records_skipped`; every place keeps its batch and rank.
+    With train.horizontal_flips each place mirrors the image that it holds, or doesn't.
     """
 
     def __init__(self, config: Config, manifest: Manifest, *, rank: int, world_size: int, images_seen: int) -> None:
