@@ -64,10 +64,11 @@ class Alerts:
             "noise",
             drawn > NOISE_FACTOR * val,
             f"step {step:,}: the images that it draws cost {drawn:.2f} bits/dim, those of {self.config.data.val_split} "
-            f"{val:.2f}: it wanders off. Look at the samples: if they are only busier than real ones, let it be; if "
-            f"coloured dots spread in them, set model.trained_logit_scale, raise train.noisy_images "
-            f"({training.noisy_images}), lower train.muon_learning_rate ({training.muon_learning_rate}) or "
-            f"train.learning_rate ({training.learning_rate}), or raise train.weight_decay ({training.weight_decay})",
+            f"{val:.2f}: it wanders off. Look at the samples: if they are only busier than real ones, draw with "
+            f"sample.temperature 0.95; if coloured dots spread in them, set model.trained_logit_scale, raise "
+            f"train.noisy_images ({training.noisy_images}), lower train.muon_learning_rate "
+            f"({training.muon_learning_rate}) or train.learning_rate ({training.learning_rate}), or raise "
+            f"train.weight_decay ({training.weight_decay})",
         )
 
     def _state(self, kind: str, present: bool, what: str) -> None:
