@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.data_readers import BATCH, READERS, config_of, resume_batch, without_torchvision
-from pipeline.config import Config
+from benchmarks.lone_worker import changed
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, fetch
@@ -56,9 +56,7 @@ def sample_of(record: Record) -> dict[str, Any]:
 
 def make_sets(source: str, folder: str) -> None:
     """The same images in the three formats; plain webdataset reads ours."""
-    values = config_of(folder, "").model_dump()
-    values["data"] |= {"source": source}
-    prepare(Config.model_validate(values))
+    prepare(changed(config_of(folder, ""), data={"source": source}))
     import litdata
 
     litdata.optimize(

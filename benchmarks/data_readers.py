@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.lone_worker import changed
 from pipeline.config import Config
 from pipeline.manifest import load_manifest
 from pipeline.presets import PRESETS
@@ -35,11 +36,12 @@ BATCH = 128
 
 def config_of(url: str, cache: str) -> Config:
     """CIFAR-10 at a URL, in steps of 128 images."""
-    values = PRESETS["cifar10-small"].config.model_dump()
-    values["data"] |= {"url": f"{url}/ours", "cache_folder": cache}
-    values["train"] |= {"batch_size": BATCH}
-    values["cluster"] |= {"num_workers": 1}
-    return Config.model_validate(values)
+    return changed(
+        PRESETS["cifar10-small"].config,
+        data={"url": f"{url}/ours", "cache_folder": cache},
+        train={"batch_size": BATCH},
+        cluster={"num_workers": 1},
+    )
 
 
 def decoded(png: bytes) -> Tensor:

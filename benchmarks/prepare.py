@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.config import Config
+from benchmarks.lone_worker import changed
 from pipeline.prepare import prepare
 from pipeline.presets import PRESETS
 from pipeline.ray_cluster import start_cluster
@@ -71,13 +71,12 @@ def main() -> None:
     files = sorted(file for file in words.folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        values = PRESETS["imagenet32"].config.model_dump()
-        values["data"] |= {
+        data = {
             "source": name, "source_format": "ilsvrc2012", "num_classes": lay_out(folder, files, words.images),
             "url": f"{name}/shards", "image_size": words.size, "records_per_shard": 100,
         }  # fmt: skip
-        values["cluster"] |= {"num_workers": os.cpu_count(), "cpus_per_worker": 1, "use_gpu": False}
-        config = Config.model_validate(values)
+        cluster = {"num_workers": os.cpu_count(), "cpus_per_worker": 1, "use_gpu": False}
+        config = changed(PRESETS["imagenet32"].config, data=data, cluster=cluster)
         start_cluster(1)
         bare = bare_rate(files, words.size)
         started = time.perf_counter()

@@ -1,4 +1,3 @@
-import itertools
 from collections import Counter
 
 import numpy as np
@@ -11,7 +10,8 @@ from pipeline.decoded import DecodedImages
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest, split_url
 from pipeline.shards import Record, decode_png, fetch
-from pipeline.stream import TrainingStream
+from tests.pipeline.test_stream import images_by_position
+from tests.pipeline.test_train import changed
 
 
 @pytest.fixture
@@ -27,35 +27,32 @@ def times_decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return times
 
 
-def batches_of(config: Config, epochs: int, *, rank: int = 0, world_size: int = 1) -> list[torch.Tensor]:
-    manifest = load_manifest(config, "train")
-    steps = epochs * -(-manifest.num_images // config.train.batch_size)
-    with TrainingStream(config, manifest, rank=rank, world_size=world_size, images_seen=0) as stream:
-        return [batch.images for batch in itertools.islice(stream, steps)]
-
-
 def keeping(config: Config, gigabytes: float) -> Config:
-    data = config.data.model_copy(update={"decoded_gigabytes": gigabytes})
-    return config.model_copy(update={"data": data, "train": config.train.model_copy(update={"horizontal_flips": True})})
+    return changed(config, data={"decoded_gigabytes": gigabytes}, train={"horizontal_flips": True})
+
+
+def batches_in(config: Config, epochs: int) -> int:
+    return epochs * -(-load_manifest(config, "train").num_images // config.train.batch_size)
 
 
 def test_a_kept_split_gives_the_same_batches_and_decodes_each_image_once(
     digits: Config, times_decoded: Counter[str]
 ) -> None:
-    kept = batches_of(keeping(digits, 0.5), epochs=3)
+    batches = batches_in(digits, epochs=3)
+    kept = images_by_position(keeping(digits, 0.5), batches)
     assert set(times_decoded.values()) == {1}
     assert len(times_decoded) == load_manifest(digits, "train").num_images
     times_decoded.clear()
-    anew = batches_of(keeping(digits, 0.0), epochs=3)
+    anew = images_by_position(keeping(digits, 0.0), batches)
     assert min(times_decoded.values()) >= 3
     assert all(torch.equal(one, other) for one, other in zip(kept, anew, strict=True))
 
 
 def test_each_rank_keeps_its_own_images(digits: Config) -> None:
-    together = [batches_of(keeping(digits, 0.5), epochs=2, rank=rank, world_size=2) for rank in range(2)]
-    alone = batches_of(keeping(digits, 0.0), epochs=2)
-    for one, other, whole in zip(*together, alone, strict=True):
-        assert torch.equal(torch.cat([one, other]), whole)
+    batches = batches_in(digits, epochs=2)
+    together = images_by_position(keeping(digits, 0.5), batches, world_size=2)
+    alone = images_by_position(keeping(digits, 0.0), batches)
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def test_a_split_is_kept_up_to_the_bytes_of_its_images(digits: Config, times_decoded: Counter[str]) -> None:
