@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 ConditionForm = Literal["vector", "map"]
 SEED_SIZE = 4
@@ -114,8 +115,7 @@ class ConditionTerm(nn.Conv2d):
 def condition_term(
     term: ConditionTerm | None, source: Float[Tensor, "b s #h #w"] | None
 ) -> Float[Tensor, "b f #h #w"] | None:
-    """The layer's term of s, where the model has one and is given one."""
+    """The layer's term of s in its dtype, where the model has one and is given one."""
     if term is None or source is None:
         return None
-    added: Tensor = term(source)
-    return added
+    return functional.conv2d(source, term.weight.to(source.dtype))

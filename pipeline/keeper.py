@@ -48,7 +48,7 @@ class Keeper:
         wait_for_all(self._learner.worker)
 
     def close(self) -> None:
-        """End the upload that is under way, and drop what waits."""
+        """End the upload that is under way, and try what waits once."""
         if self._uploader:
             self._uploader.close()
 

@@ -63,6 +63,8 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
                 orders.saved()
                 if not told.ends:
                     worker.report(_reached(learner, measured))
+            if learner.at(config.run.sample_interval) and tracker:
+                _draw(learner, val_manifest, tracker, measured)
             if last or told.ends:
                 break
             watch.begin(learner.step + 1)
@@ -74,7 +76,7 @@ def train(config: Config, worker: Worker, identity: RunIdentity) -> dict[str, fl
 
 
 def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker | None") -> Measured | None:
-    """The measure on data.val_split and a grid of samples, where they are due."""
+    """The measure on data.val_split, where it is due; the averaged weights are made ready for it or for a grid."""
     config, worker, measured = learner.config, learner.worker, None
     if learner.at(config.run.eval_interval) or learner.at(config.run.sample_interval):
         learner.require_finite()
@@ -82,8 +84,6 @@ def _measure(learner: Learner, val_manifest: Manifest, tracker: "RankZeroTracker
     if learner.at(config.run.eval_interval):
         measured = evaluate(config, val_manifest, learner.averaged_model, worker, config.evaluate.batch_size)
         _tell(learner, measured, tracker)
-    if learner.at(config.run.sample_interval) and tracker:
-        _draw(learner, val_manifest, tracker, measured)
     return measured
 
 

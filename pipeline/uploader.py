@@ -59,9 +59,9 @@ class Uploader:
             self._raise_failure()
 
     def close(self) -> None:
-        """End the thread after what it is at; what waits is dropped."""
+        """End the thread after what it is at, and after one try of what waits."""
         with self._changed:
-            self._closed, self._waiting = True, None
+            self._closed = True
             self._changed.notify_all()
         self._thread.join()
 
@@ -76,13 +76,16 @@ class Uploader:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._closed or self._waiting)
-                if self._closed or self._waiting is None:
+                if self._waiting is None:
                     return
                 snapshot, self._waiting, self._busy = self._waiting, None, True
             try:
                 self._keep(snapshot)
                 failed = 0
             except UserError as error:
+                if self._closed:
+                    print(f"warning: the checkpoint of step {snapshot.state.step:,} was not kept ({error})", flush=True)
+                    return
                 if isinstance(error, LastingError) or failed == len(RETRY_PAUSES):
                     self._fail(UserError(f"{error}; {last_sound(self._run_url, self._last_kept)}"))
                     return

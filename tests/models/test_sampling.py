@@ -96,12 +96,16 @@ def test_rows_are_told_as_they_are_drawn() -> None:
     assert rows == [1, 2, 3]
 
 
-def test_under_autocast_the_arithmetic_is_bfloat16() -> None:
-    model = build("row", 2, image_size=4).float()
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_the_arithmetic_is_bfloat16(kind: str) -> None:
+    model = build(kind, 2, image_size=4).float()
+    condition = condition_for(model, 8)
+    if condition is not None and condition.is_floating_point():
+        condition = condition.float()
     with torch.autocast("cpu", torch.bfloat16):
-        samples = draw(model, height=4, width=4, seeds=range(8))
+        samples = draw(model, height=4, width=4, seeds=range(8), condition=condition)
     with torch.no_grad():
-        nats = nats_of_images(model(samples.images), samples.images)
+        nats = nats_of_images(model(samples.images, condition), samples.images)
     assert not torch.equal(samples.nats, nats)
     assert ((samples.nats - nats).abs() < 0.02 * samples.images[0].numel()).all()
 

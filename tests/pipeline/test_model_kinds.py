@@ -31,6 +31,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def digits(digits: Config, request: pytest.FixtureRequest) -> Config:
+    """The tiny configuration as it runs on CPUs, and as it runs on GPUs."""
+    return changed(digits, run={"precision": request.param})
+
+
 def of_kind(config: Config, kind: str, name: str = "", **changes: Any) -> Config:
     tree = config.model_dump() | {"model": {"kind": kind} | KINDS.get(kind, {}) | changes}
     tree["run"] |= {"name": name or kind, "sample_interval": 12}

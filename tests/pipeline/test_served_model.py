@@ -24,6 +24,7 @@ from pipeline.stream import evaluation_batches
 from tests.conftest import LocalWorker, tiny_config
 from tests.pipeline.test_drawing import asking
 from tests.pipeline.test_model_kinds import GATED, of_kind
+from tests.pipeline.test_train import changed
 
 
 def served_and_trained(config: Config, folder: Path) -> tuple[ServedModel, TrainableModel]:
@@ -65,6 +66,12 @@ def as_png(image: np.ndarray, levels: int) -> str:
 
 def from_png(text: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def digits(digits: Config, request: pytest.FixtureRequest) -> Config:
+    """The tiny configuration as it runs on CPUs, and as it runs on GPUs."""
+    return changed(digits, run={"precision": request.param})
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
-from pipeline.checkpoint import newest_sound, steps_below
+from pipeline import train as train_module
+from pipeline.checkpoint import folder_name, newest_sound, steps_below
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
@@ -114,6 +115,29 @@ def test_killed_run_ends_with_the_same_weights_bit_for_bit(
     monkeypatch.setattr(Learner, "advance", real_advance)
     fit(digits)
     assert_same(final_weights(digits), final_weights(undisturbed))
+
+
+@pytest.mark.parametrize("interval", [4, 50])
+def test_a_step_is_kept_before_its_images_are_drawn(
+    interval: int, digits: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is out to draw, nothing is lost that was trained, and the same command draws what is missing."""
+    digits = changed(digits, run={"sample_interval": interval, "checkpoint_interval": interval})
+
+    def no_memory(*given: object) -> None:
+        raise torch.OutOfMemoryError("no memory to draw")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "training_grid", no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            fit(digits)
+    assert steps_below(run_url_of(digits)) == [folder_name(min(interval, digits.train.steps))]
+    drawn: list[int] = []
+    real = train_module.training_grid
+    monkeypatch.setattr(train_module, "training_grid", lambda *given: drawn.append(1) or real(*given))
+    fit(digits)
+    assert len(drawn) == len({*range(interval, digits.train.steps, interval), digits.train.steps})
+    assert steps_below(run_url_of(digits))[0] == folder_name(digits.train.steps)
 
 
 def test_finished_run_does_nothing_more(digits: Config) -> None:

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,39 @@ def test_training_does_not_wait_and_the_newest_of_those_that_wait_is_kept(
     may_go_on.set()
     uploading.wait()
     assert kept == [f"{tmp_path}/{folder_name(10)}", f"{tmp_path}/{folder_name(30)}"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_at_the_end_what_waits_is_tried_once(
+    fails: bool,
+    started: tuple[Uploader, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uploading, kept = started
+    begun, ending = threading.Event(), threading.Thread(target=uploading.close)
+    real, tried = upload, []
+
+    def slow(snapshot: Snapshot, url: str) -> None:
+        begun.set()
+        while not uploading._closed:
+            time.sleep(0.01)
+        tried.append(snapshot.state.step)
+        if fails and snapshot.state.step == 20:
+            raise UserError("storage answered 503")
+        real(snapshot, url)
+
+    monkeypatch.setattr(uploader, "upload", slow)
+    uploading.put(snapshot_at(10))
+    assert begun.wait(30)
+    uploading.put(snapshot_at(20))
+    ending.start()
+    ending.join(30)
+    assert tried == [10, 20]
+    assert kept == [f"{tmp_path}/{folder_name(step)}" for step in ([10] if fails else [10, 20])]
+    warned = "warning: the checkpoint of step 20 was not kept (storage answered 503)\n" in capsys.readouterr().out
+    assert warned == fails
 
 
 def test_the_newest_and_the_best_are_kept(started: tuple[Uploader, list[str]], tmp_path: Path) -> None:
