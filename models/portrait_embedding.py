@@ -70,8 +70,12 @@ def triplet_losses(embeddings: Float[Tensor, "b d"], labels: Int[Tensor, " b"], 
 
 
 def _semi_hard_distances(distances: Float[Tensor, "b b"], negative: Bool[Tensor, "b b"]) -> Float[Tensor, "b b"]:
-    """[a, p]: the distance from a to the negative that goes with the positive p; 0 where a has no negative."""
+    """[a, p]: the distance from a to the negative that goes with the positive p; to any image where a has no negative.
+
+    Chosen by index: the gradient of a smallest value divides by the count of values that equal it, and a compiler that
+    computes them once more with other rounding finds none.
+    """
     farther = negative[:, None] & (distances[:, None] > distances[:, :, None])
-    nearest = torch.where(farther, distances[:, None], torch.inf).amin(2)
-    farthest = torch.where(negative, distances, 0.0).amax(1, keepdim=True)
-    return torch.where(farther.any(2), nearest, farthest)
+    nearest = torch.where(farther, distances[:, None], torch.inf).argmin(2)
+    farthest = torch.where(negative, distances, 0.0).argmax(1, keepdim=True)
+    return distances.gather(1, torch.where(farther.any(2), nearest, farthest))

@@ -17,7 +17,7 @@ from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare
 from pipeline.presets import PRESETS
-from tests.conftest import LocalWorker
+from tests.conftest import LocalWorker, tiny_config
 from tests.pipeline.test_train import changed, fit
 
 GATED: dict[str, Any] = {"num_layers": 2, "num_filters": 8, "head_filters": 8, "kernel_size": 3}
@@ -179,3 +179,16 @@ def test_untrained_small_models_are_near_the_uniform_density(preset: str) -> Non
         nats = model.losses(outputs, images, labels).mean().item() / config.dims
     far = 0.03 if getattr(config.model, "logit_scale", 1.0) == 1.0 else 0.05
     assert nats == pytest.approx(np.log(config.data.levels), rel=far)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("kind", [*KINDS, "gated-pixelcnn"])
+def test_every_kind_trains_compiled_in_bfloat16_as_on_gpus(kind: str, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    config = tiny_config(tmp_path)
+    prepare(config)
+    changes: dict[str, Any] = GATED | {"condition_dropout": 0.3} if kind == "gated-pixelcnn" else {}
+    config = of_kind(config, kind, **changes)
+    training = {"steps": 2, "noisy_images": 0.1 if config.empty_model().measure == "nats" else 0.0}
+    config = changed(config, train=training, run={"compile": "on", "precision": "bfloat16", "log_interval": 1})
+    assert fit(config)["step"] == 2
