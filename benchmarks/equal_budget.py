@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="for which each rate is measured")
     parser.add_argument("--data", default="data/cifar10")
     parser.add_argument("--runs", default="runs", help="folder of the runs; must not hold any of them")
-    words = parser.parse_args()
+    words = parser.parse_intermixed_args()
     configs = [on_this_machine(config, words) for config in changed_presets(words.words, SMALL)[1]]
     rates = []
     for config in configs:

@@ -214,7 +214,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=10, help="places of the run whose checkpoints are evaluated")
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def main() -> None:

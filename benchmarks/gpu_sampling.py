@@ -33,15 +33,20 @@ def seconds(config: Config, batch: int, size: int, device: torch.device, dtype: 
     return taken, model.flops(size, size)
 
 
-def main() -> None:
-    """Print the table."""
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=["cifar10", "imagenet32"], metavar="PRESET")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--size", type=int, default=0, help="side of the images; 0: the preset's")
-    words = parser.parse_args()
+    return parser.parse_intermixed_args(words)
+
+
+def main() -> None:
+    """Print the table."""
+    words = arguments()
     configs = [preset_named(preset).config for preset in words.presets]
     device, dtype = torch.device(words.device), getattr(torch, words.precision)
     peak = matmul_peak(device, dtype)

@@ -233,7 +233,7 @@ def measure_preset(record: Record, config: Config, words: argparse.Namespace) ->
         record.put(key, measure_stream(fed, VARIANTS[best], torch.device(words.device), words.seconds))
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="PRESET or KEY=VALUE")
@@ -246,7 +246,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--small", action="store_true", help="tiny models on 8x8 images, to try the script")
     parser.add_argument("--out", type=Path, default=Path("gpu-figures"))
-    return parser.parse_args()
+    return parser.parse_intermixed_args(words)
 
 
 def main() -> None:

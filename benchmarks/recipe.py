@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--draw", action="store_true", help="a grid from each variant")
     parser.add_argument("--threads", type=int, default=1)
-    words = parser.parse_args()
+    words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
     print(HEADING, flush=True)
     for name, changes in zip(words.variants[::2], words.variants[1::2], strict=True):

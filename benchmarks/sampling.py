@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passes", type=int, default=5, help="of the naive sampler's 3,072 that are timed")
     parser.add_argument("--times", type=int, default=2, help="whole drawings of the incremental sampler")
-    words = parser.parse_args()
+    words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
     print(f"torch {torch.__version__}, {words.threads} threads, 32x32x3, float32")
     print(

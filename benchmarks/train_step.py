@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", choices=("ours", "reference"))
-    words = parser.parse_args()
+    words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
     if not KEEP_FREED_MEMORY.items() <= os.environ.items():  # read when a process starts
         os.execve(

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from benchmarks import gpu_train
 from benchmarks.gpu_cifar10 import Piece, arguments, run
 from benchmarks.gpu_train import QUICK, different_variants
+from benchmarks.lone_worker import changed_presets
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
@@ -97,6 +99,23 @@ def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypa
     monkeypatch.setattr(gpu_train.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(gpu_train, "synchronize", lambda device: takes(0.030))
     assert gpu_train.host_milliseconds(lambda: takes(0.002), torch.device("cpu")) == pytest.approx(2.0)
+
+
+def told_commands() -> set[str]:
+    """What `make gpu-figures` runs and docs/gpu.md and the record name, from the script's name on."""
+    root = Path(__file__).parents[2]
+    told = "\n".join((root / name).read_text() for name in ("Makefile", "docs/gpu.md", "benchmarks/gpu.md"))
+    return set(re.findall(r"-m benchmarks\.(gpu_\w+[^`\n]*)", told.replace("\\\n", " ")))
+
+
+@pytest.mark.parametrize("command", sorted(told_commands()))
+def test_commands_of_makefile_and_documents_are_understood(command: str) -> None:
+    script, *given = command.split()
+    words = vars(importlib.import_module(f"benchmarks.{script}").arguments(given))
+    understood = [word for name in ("words", "presets", "changes") for word in words.get(name, [])]
+    told = [word for word in given if word in PRESETS or re.match(r"\w+\.\w+=", word)]
+    assert understood == told or not told
+    assert changed_presets(understood, ["cifar10"])[1]
 
 
 @pytest.mark.parametrize(
