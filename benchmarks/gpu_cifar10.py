@@ -4,7 +4,7 @@
 
 It is `pipeline.train.train` on the real stream, with its checkpoints, in this process and without Ray. After
 `--minutes`, or on SIGTERM, it keeps a checkpoint and ends; the same command goes on, first with the training, then with
-what is missing of the evaluations: raw and averaged weights of every `--points`th part of the run, the last one first,
+what is missing of the evaluations: averaged and raw weights of every `--points`th part of the run, the last one first,
 on the whole test split and the first `--train-images` of the training split, with labels and without where the model
 serves for both. Once it is trained there are OUT/curve.json, curve.png, report.md and a grid in OUT/samples. Words like
 model.conditional=true change the preset; `--budget-minutes` sets train.steps to what fits into so many minutes of
@@ -41,7 +41,7 @@ from pipeline.train import train
 
 WARM_UP_STEPS = 10
 SECONDS_OF_RATE = 10.0
-WEIGHTS = {"raw": WEIGHTS_NAME, "averaged": AVERAGED_NAME}
+WEIGHTS = {"averaged": AVERAGED_NAME, "raw": WEIGHTS_NAME}
 
 
 @dataclass

@@ -59,9 +59,10 @@ class Conditioning(nn.Module):
         map_filters: filters of s; for "map" only.
         image_size: height and width of the images; for "map" only.
         dropout: share of the images that are trained without their condition, so that one model serves both ways.
+        turn_kinds: numbers after those of h, one for each way to turn a training image; never dropped.
 
     Raises:
-        ValueError: size, map_filters or image_size is below 1 or dropout is outside [0, 1).
+        ValueError: there are no numbers, map_filters or image_size is below 1 or dropout is outside [0, 1).
     """
 
     def __init__(
@@ -72,16 +73,18 @@ class Conditioning(nn.Module):
         map_filters: int = 0,
         image_size: int = 0,
         dropout: float = 0.0,
+        turn_kinds: int = 0,
     ) -> None:
         super().__init__()
-        if size < 1 or not 0.0 <= dropout < 1.0 or (form == "map" and (map_filters < 1 or image_size < 1)):
+        numbers = size + turn_kinds
+        if numbers < 1 or not 0.0 <= dropout < 1.0 or (form == "map" and (map_filters < 1 or image_size < 1)):
             raise ValueError(
-                "size must be at least 1, dropout in [0, 1), and map_filters and image_size of a map at least 1, got "
-                f"{size}, {dropout}, {map_filters} and {image_size}"
+                "size and turn_kinds must be at least 1 together, dropout in [0, 1), and map_filters and image_size of "
+                f"a map at least 1, got {size}, {turn_kinds}, {dropout}, {map_filters} and {image_size}"
             )
-        self.size, self.form, self.dropout = size, form, dropout
-        self.map = ConditionMap(size, map_filters, image_size) if form == "map" else None
-        self.filters = map_filters if form == "map" else size
+        self.size, self.turn_kinds, self.form, self.dropout = size, turn_kinds, form, dropout
+        self.map = ConditionMap(numbers, map_filters, image_size) if form == "map" else None
+        self.filters = map_filters if form == "map" else numbers
 
     def forward(self, vectors: Float[Tensor, "b d"], height: int, width: int) -> Float[Tensor, "b s #h #w"]:
         if self.map is not None and (height, width) != (self.map.image_size, self.map.image_size):
@@ -89,11 +92,11 @@ class Conditioning(nn.Module):
                 f"a condition map is made for images of {self.map.image_size} x {self.map.image_size}, "
                 f"got {height} x {width}"
             )
-        source = self.map(vectors) if self.map is not None else vectors[:, :, None, None]
-        if self.training and self.dropout:
-            kept = torch.rand(len(vectors), 1, 1, 1, device=vectors.device) >= self.dropout
-            source = source * kept.to(source.dtype)
-        return source
+        if self.training and self.dropout and self.size:  # m(0) = 0, so this drops the whole of what h adds
+            kept = torch.rand(len(vectors), 1, device=vectors.device) >= self.dropout
+            h, turns = vectors.split([self.size, self.turn_kinds], 1)
+            vectors = torch.cat([h * kept.to(h.dtype), turns], 1)
+        return self.map(vectors) if self.map is not None else vectors[:, :, None, None]
 
     def positions(self, height: int, width: int) -> int:
         """Positions of s: where each layer's 1x1 convolution of it is computed."""

@@ -135,6 +135,7 @@ class GatedPixelCNN(nn.Module):
         self.channels, self.num_features, self.conditioning = channels, num_filters, conditioning
         self.condition_size = conditioning.size if conditioning else 0
         self.condition_dropout = conditioning.dropout if conditioning else 0.0
+        self.turn_kinds = conditioning.turn_kinds if conditioning else 0
         self.layers = nn.ModuleList(
             GatedLayer(
                 num_filters if index else channels,

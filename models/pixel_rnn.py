@@ -66,6 +66,7 @@ class PixelRNN(nn.Module):
 
     condition_size = 0
     condition_dropout = 0.0
+    turn_kinds = 0
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class PixelCNN(nn.Module):
 
     condition_size = 0
     condition_dropout = 0.0
+    turn_kinds = 0
 
     def __init__(
         self, *, channels: int, num_layers: int, num_filters: int, first_kernel_size: int = 7, kernel_size: int = 3

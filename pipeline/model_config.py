@@ -17,6 +17,7 @@ from models.softmax_head import SoftmaxHead
 from models.trainable import TrainableModel
 from pipeline.errors import UserError
 from pipeline.section import Section
+from pipeline.turned import kinds_of_turns
 
 
 class ImageShape(Section):
@@ -95,16 +96,19 @@ class GatedSection(DensitySection):
     condition_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of images trained without their condition, so that the model serves with and without."""
 
-    def gated(self, shape: ImageShape, condition_size: int, num_classes: int = 0) -> AutoregressiveModel:
-        """The Gated PixelCNN conditioned on that many numbers."""
+    def gated(
+        self, shape: ImageShape, condition_size: int, num_classes: int = 0, turn_kinds: int = 0
+    ) -> AutoregressiveModel:
+        """The Gated PixelCNN conditioned on that many numbers, and on the ways to turn a training image."""
         conditioning = None
-        if condition_size:
+        if condition_size or turn_kinds:
             conditioning = Conditioning(
                 size=condition_size,
                 form=self.condition_form,
                 map_filters=self.map_filters,
                 image_size=shape.image_size,
                 dropout=self.condition_dropout,
+                turn_kinds=turn_kinds,
             )
         body = GatedPixelCNN(
             channels=shape.channels,
@@ -124,10 +128,14 @@ class GatedPixelCNNModel(GatedSection):
     """The kind of model; the preset chooses it."""
     conditional: bool = True
     """Condition every layer on the class label (Eq. 4 or 5)."""
+    turned_images: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training images that are turned by quarters, transposed or have their colours exchanged, of which
+    the model is told: for images that repeat often. Those evaluated and drawn never are."""
 
     def build(self, shape: ImageShape) -> AutoregressiveModel:
         num_classes = shape.num_classes if self.conditional else 0
-        return self.gated(shape, num_classes, num_classes)
+        turn_kinds = kinds_of_turns(shape.channels) if self.turned_images else 0
+        return self.gated(shape, num_classes, num_classes, turn_kinds)
 
 
 class PixelCNNModel(DensitySection):

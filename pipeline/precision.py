@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.trainable import TrainableModel
 from pipeline.config import Config
 from pipeline.noise import with_random_levels
+from pipeline.turned import with_turns
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -36,9 +37,14 @@ class ModelWithLosses(nn.Module):
         super().__init__()
         self.model, self._device_type, self._in_bfloat16 = model, device.type, in_bfloat16(config, device)
         self._levels, self._train = config.data.levels, config.train
+        self._turned_images: float = getattr(config.model, "turned_images", 0.0)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image, of which some are read with noise as train.noisy_images says."""
+        """The loss of each image, some of them turned and some read with noise, as the configuration says."""
+        given: list[Tensor | None] = [labels] if self.model.reads_labels else []
+        if self._turned_images:
+            images, turns = with_turns(images, self._turned_images)
+            given = [labels if self.model.reads_labels else None, turns]
         read = images
         if self._train.noisy_images:
             read = with_random_levels(
@@ -48,7 +54,7 @@ class ModelWithLosses(nn.Module):
                 noisy_levels=self._train.noisy_levels,
             )
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._in_bfloat16):
-            outputs = self.model(read, labels) if self.model.reads_labels else self.model(read)
+            outputs = self.model(read, *given)
         return self.model.losses(outputs, images, labels)
 
 

@@ -12,7 +12,17 @@ from models.pixelcnn import PixelCNN
 from models.softmax_head import SoftmaxHead
 
 VECTOR_SIZE = 3
-KINDS = ("gated", "gated-label", "gated-vector", "gated-label-map", "gated-vector-map", "pixelcnn", "row", "diagonal")
+KINDS = (
+    "gated",
+    "gated-label",
+    "gated-vector",
+    "gated-label-map",
+    "gated-vector-map",
+    "gated-label-turned",
+    "pixelcnn",
+    "row",
+    "diagonal",
+)
 
 
 def randomize(model: torch.nn.Module, seed: int) -> None:
@@ -31,12 +41,17 @@ def build(kind: str = "gated", seed: int = 0, *, image_size: int = 3, **changes:
     num_classes = 2 if "label" in kind else 0
     arguments: dict[str, Any] = {"channels": channels, "num_layers": 2, "num_filters": 4 * channels} | changes
     if kind.startswith("gated"):
-        size = num_classes or VECTOR_SIZE
+        size = num_classes or ("vector" in kind) * VECTOR_SIZE
         form, filters = ("map", 5) if "map" in kind else ("vector", 0)
         conditioning = None
         if kind != "gated":
             conditioning = Conditioning(
-                size=size, form=form, map_filters=filters, image_size=image_size, dropout=condition_dropout
+                size=size,
+                form=form,
+                map_filters=filters,
+                image_size=image_size,
+                dropout=condition_dropout,
+                turn_kinds=5 if "turned" in kind else 0,
             )
         body = GatedPixelCNN(**({"kernel_size": 3} | arguments), conditioning=conditioning)
     elif kind == "pixelcnn":

@@ -139,8 +139,9 @@ def test_an_embedding_of_another_size_is_refused(digits: Config) -> None:
         fit(config)
 
 
-def test_one_model_serves_with_and_without_labels(digits: Config) -> None:
-    config = of_kind(digits, "gated-pixelcnn", **GATED, condition_dropout=0.3)
+@pytest.mark.parametrize("turned_images", [0.0, 0.5])
+def test_one_model_serves_with_and_without_labels(turned_images: float, digits: Config) -> None:
+    config = of_kind(digits, "gated-pixelcnn", **GATED, condition_dropout=0.3, turned_images=turned_images)
     fit(config)
     _, given = drawn_from(config)
     _, without = drawn_from(config, conditional=False)
@@ -187,7 +188,9 @@ def test_every_kind_trains_compiled_in_bfloat16_as_on_gpus(kind: str, tmp_path: 
     torch._dynamo.reset()
     config = tiny_config(tmp_path)
     prepare(config)
-    changes: dict[str, Any] = GATED | {"condition_dropout": 0.3} if kind == "gated-pixelcnn" else {}
+    changes: dict[str, Any] = (
+        GATED | {"condition_dropout": 0.3, "turned_images": 0.5} if kind == "gated-pixelcnn" else {}
+    )
     config = of_kind(config, kind, **changes)
     training = {"steps": 2, "noisy_images": 0.1 if config.empty_model().measure == "nats" else 0.0}
     config = changed(config, train=training, run={"compile": "on", "precision": "bfloat16", "log_interval": 1})

@@ -96,7 +96,7 @@ def test_killed_run_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     digits = changed(
         digits,
-        model={"trained_logit_scale": noisy > 0},
+        model={"trained_logit_scale": noisy > 0, "turned_images": noisy},
         train={"horizontal_flips": flips, "muon_learning_rate": muon, "noisy_images": noisy},
         run={"eval_interval": 4 if noisy else 6},  # 4: the factors are fitted for the very checkpoint it goes on from
     )
