@@ -108,17 +108,24 @@ class Conditioning(nn.Module):
 
 
 class ConditionTerm(nn.Conv2d):
-    """V of Eq. 4 and 5: the unmasked 1x1 convolution by which a layer adds s; zero at the start, without a bias."""
+    """V of Eq. 4 and 5: the unmasked 1x1 convolution by which a layer adds s; zero at the start, without a bias.
+
+    In the dtype of s, which the sampler gives in bfloat16 without autocast.
+    """
 
     def __init__(self, condition_filters: int, width: int) -> None:
         super().__init__(condition_filters, width, 1, bias=False)
         nn.init.zeros_(self.weight)
 
+    def forward(self, input: Float[Tensor, "b s #h #w"]) -> Float[Tensor, "b f #h #w"]:
+        return functional.conv2d(input, self.weight.to(input.dtype))
+
 
 def condition_term(
     term: ConditionTerm | None, source: Float[Tensor, "b s #h #w"] | None
 ) -> Float[Tensor, "b f #h #w"] | None:
-    """The layer's term of s in its dtype, where the model has one and is given one."""
+    """The layer's term of s, where the model has one and is given one."""
     if term is None or source is None:
         return None
-    return functional.conv2d(source, term.weight.to(source.dtype))
+    added: Tensor = term(source)
+    return added

@@ -84,8 +84,8 @@ class Uploader:
                 failed = 0
             except UserError as error:
                 if self._closed:
-                    print(f"warning: the checkpoint of step {snapshot.state.step:,} was not kept ({error})", flush=True)
-                    return
+                    print(_not_kept(snapshot, error), flush=True)
+                    continue
                 if isinstance(error, LastingError) or failed == len(RETRY_PAUSES):
                     self._fail(UserError(f"{error}; {last_sound(self._run_url, self._last_kept)}"))
                     return
@@ -108,11 +108,7 @@ class Uploader:
         remove_old(self._run_url, self._measures, self._keep_newest, self._keep_best)
 
     def _put_back(self, snapshot: Snapshot, error: UserError, pause: float) -> None:
-        print(
-            f"warning: the checkpoint of step {snapshot.state.step:,} was not kept ({error}); training goes on, "
-            f"another try in {pause:g} s",
-            flush=True,
-        )
+        print(f"{_not_kept(snapshot, error)}; training goes on, another try in {pause:g} s", flush=True)
         with self._changed:
             self._waiting = self._waiting or snapshot
             self._changed.wait_for(lambda: self._closed, timeout=pause)
@@ -121,3 +117,7 @@ class Uploader:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
+
+
+def _not_kept(snapshot: Snapshot, error: UserError) -> str:
+    return f"warning: the checkpoint of step {snapshot.state.step:,} was not kept ({error})"
