@@ -1,10 +1,12 @@
-"""Images/s of the incremental sampler on a GPU, for the presets at the papers' sizes, with random weights.
+"""Images/s of drawing and of evaluation on a GPU, for the presets at the papers' sizes, with random weights.
 
     python -m benchmarks.gpu_sampling [PRESET ...] [--batch 1 16 64 256 1024] [--device cuda] [--precision bfloat16]
 
 Weights don't change the time, so none are loaded. Each batch is drawn once to warm up and once timed, from the seeds to
-the images; the FLOPs are one forward pass an image by the docstring's formula, the peak a bfloat16 matmul's of the same
-run. `--device cpu --batch 1 --size 8` tries the script without a GPU.
+the images, by the incremental sampler; evaluated it is from images in the host's memory to the sum of their
+losses, five times over, as `jobs.evaluate` does it: the model's forward pass without torch.compile. The FLOPs are one
+forward pass an image by the docstring's formula, the peak a bfloat16 matmul's of the same run. `--device cpu --batch 1
+--size 8` tries the script without a GPU.
 """
 
 import argparse
@@ -12,25 +14,41 @@ import argparse
 import torch
 
 from benchmarks.device import device_name, matmul_peak, seconds_of
+from benchmarks.gpu_train import easy_batch
+from benchmarks.lone_worker import changed
 from models.sampling import draw
+from models.trainable import TrainableModel
 from pipeline.config import Config
-from pipeline.precision import on_device
+from pipeline.evaluate import outputs_of
+from pipeline.precision import autocast, on_device
 from pipeline.presets import preset_named
 
+EVALUATIONS = 5
 
-def seconds(config: Config, batch: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
-    """Seconds of drawing a batch, and the FLOPs of a forward pass an image."""
-    torch.manual_seed(0)
-    model = on_device(config.build_model(), device).eval()
-    labels = torch.zeros(batch, dtype=torch.int64, device=device) if model.reads_labels else None
-    size = size or config.data.image_size
+
+def drawing_seconds(config: Config, model: TrainableModel, device: torch.device) -> float:
+    """Seconds of drawing a batch."""
+    size, count = config.data.image_size, config.train.batch_size
+    labels = torch.zeros(count, dtype=torch.int64, device=device) if model.reads_labels else None
 
     def batch_drawn() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            draw(model, height=size, width=size, seeds=range(batch), condition=labels)  # type: ignore[arg-type]
+        with autocast(config, device):
+            draw(model, height=size, width=size, seeds=range(count), condition=labels)  # type: ignore[arg-type]
 
-    taken = [seconds_of(batch_drawn, device) for _ in range(2)][-1]
-    return taken, model.flops(size, size)
+    return [seconds_of(batch_drawn, device) for _ in range(2)][-1]
+
+
+@torch.no_grad()
+def evaluation_seconds(config: Config, model: TrainableModel, device: torch.device) -> float:
+    """Seconds of evaluating a batch, the mean of some."""
+    batch = easy_batch(config)
+
+    def batches_evaluated() -> None:
+        for _ in range(EVALUATIONS):
+            outputs, images, labels = outputs_of(config, model, batch, device, with_labels=True)
+            model.losses(outputs, images, labels).sum()
+
+    return [seconds_of(batches_evaluated, device) for _ in range(2)][-1] / EVALUATIONS
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -48,19 +66,31 @@ def main() -> None:
     """Print the table."""
     words = arguments()
     configs = [preset_named(preset).config for preset in words.presets]
-    device, dtype = torch.device(words.device), getattr(torch, words.precision)
-    peak = matmul_peak(device, dtype)
+    device = torch.device(words.device)
+    peak = matmul_peak(device, getattr(torch, words.precision))
     print(f"{device_name(device)}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
-    print("| preset | batch | seconds | images/s | TFLOP/s | share of the peak |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for config in configs:
+    print("| preset | batch | | seconds | images/s | TFLOP/s | share of the peak |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+    for preset in configs:
+        size = words.size or preset.data.image_size
+        torch.manual_seed(0)
+        model = on_device(preset.build_model(), device).eval()
         for batch in words.batch:
-            taken, flops = seconds(config, batch, words.size, device, dtype)
-            rate = flops * batch / taken / 1e12
-            print(
-                f"| {config.preset} | {batch} | {taken:.2f} | {batch / taken:.2f} | {rate:.3f} | {rate / peak:.2%} |",
-                flush=True,
+            config = changed(
+                preset,
+                data={"image_size": size},
+                train={"batch_size": batch},
+                run={"precision": words.precision},
+                cluster={"num_workers": 1},
             )
+            for what, seconds in (("drawn", drawing_seconds), ("evaluated", evaluation_seconds)):
+                taken = seconds(config, model, device)
+                rate = model.flops(size, size) * batch / taken / 1e12
+                print(
+                    f"| {preset.preset} | {batch} | {what} | {taken:.3f} | {batch / taken:,.2f} | {rate:.3f} "
+                    f"| {rate / peak:.2%} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

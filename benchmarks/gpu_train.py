@@ -39,7 +39,7 @@ from pipeline.manifest import Manifest, load_manifest
 from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
-HOST_STEPS = 20
+HOST_SECONDS = 1.0
 SMALL_SIZE = 8
 SQUARES = 4
 """A side of an image."""
@@ -154,14 +154,15 @@ def _measure(config: Config, variant: Variant, device: torch.device, seconds: fl
 
 def host_milliseconds(step: Callable[[], object], device: torch.device) -> float:
     """What the host takes to give an idle device the work of a step, on the mean; on a CPU, the work is in it."""
-    taken = 0.0
-    for _ in range(HOST_STEPS):
+    taken, steps, begun = 0.0, 0, time.perf_counter()
+    while time.perf_counter() - begun < HOST_SECONDS or not steps:
         synchronize(device)
         started = time.perf_counter()
         step()
         taken += time.perf_counter() - started
+        steps += 1
     synchronize(device)
-    return 1e3 * taken / HOST_STEPS
+    return 1e3 * taken / steps
 
 
 def measure_stream(config: Config, variant: Variant, device: torch.device, seconds: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The training in pieces and the figures of a step, as they run on a GPU machine: here on the CPU, at small size."""
 
 import importlib
+import itertools
 import json
 import math
 import re
@@ -32,7 +33,7 @@ LIGHT = """
 import runpy, sys
 for name in ("ray", "mlflow", "boto3", "botocore", "webdataset", "tyro", "pyarrow", "sklearn", "optuna"):
     sys.modules[name] = None
-for words in (sys.argv[1].split(), sys.argv[2].split()):
+for words in [words.split() for words in sys.argv[1:]]:
     sys.argv = words
     runpy.run_module(f"benchmarks.{words[0]}", run_name="__main__")
 """
@@ -157,13 +158,14 @@ def test_a_mistyped_preset_is_told_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
+def test_all_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:
     """What a GPU machine without network may lack is kept from being imported."""
     figures = f"gpu_train digits train.ema_decay=0.9 --small --device cpu --data digits={digits.data.url} --at 4"
     figures += f" --batches 2 4 --variants eager eager-contiguous-plain --seconds 0.1 --out {tmp_path}/figures"
     pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
     pieces += f" --out {tmp_path}/out"
-    command = [sys.executable, "-c", LIGHT, figures, pieces]
+    rates = "gpu_sampling digits --device cpu --batch 2 3 --size 4"
+    command = [sys.executable, "-c", LIGHT, figures, pieces, rates]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "figures/train.json").read_text())
@@ -181,5 +183,7 @@ def test_both_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: 
     assert contiguous == pytest.approx(eager, rel=1e-4)
     assert eager < 0.9 * math.log(digits.data.levels)
     assert f"host {rows['digits/4/stream']['host_milliseconds']:,.1f} ms a step" in done.stdout
+    for count, what in itertools.product((2, 3), ("drawn", "evaluated")):
+        assert re.search(rf"\| digits \| {count} \| {what} \| [\d.]+ \| [\d,.]+ \| [\d.]+ \| [\d.]+% \|", done.stdout)
     kept = json.loads((tmp_path / "out/runs/digits/undelivered-tracking.json").read_text())
     assert {"metrics", "image", "status"} <= {entry["kind"] for entry in kept}
