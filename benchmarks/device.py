@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
+MATMUL_SIZES = {"cuda": 8192, "cpu": 256}
 COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
 
 

@@ -10,6 +10,7 @@ included; padding, gates and sums are left out. `--device cpu --batch 1 --size 8
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,28 +19,32 @@ from torch.nn import functional
 from benchmarks.device import device_name, matmul_peak, synchronize
 
 SECONDS = 0.1
-Passes = tuple[Callable[[], object], Callable[[], object], Callable[[], object]]
+Passes = tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], Tensor]]
+"""Forward, the inputs' gradient, the weights'."""
 
 
-def convolution(batch: int, inputs: int, outputs: int, size: int, kernel: tuple[int, int], device: torch.device) -> Passes:
-    """A convolution's three passes over maps whose rows above, and columns left of a kernel one row high, are padded."""
+def convolution(
+    batch: int, inputs: int, outputs: int, size: int, kernel: tuple[int, int], device: torch.device
+) -> Passes:
+    """A convolution over maps that are padded above, and on the left where its kernel has one row."""
     rows, columns = kernel
     reach = columns // 2 if rows > 1 else 0
     height, width = size + rows - 1, size + columns - 1 - 2 * reach
     images, weights = _maps(device, batch, inputs, height, width), _maps(device, outputs, inputs, rows, columns)
     gradient = torch.randn_like(functional.conv2d(images, weights, padding=(0, reach)))
 
-    def backward(of_inputs: bool) -> tuple[Tensor, ...]:
-        wanted = [of_inputs, not of_inputs, False]
-        strides = ([1, 1], [0, reach], [1, 1], False, [0, 0], 1)
-        return torch.ops.aten.convolution_backward(gradient, images, weights, None, *strides, wanted)  # type: ignore[no-any-return]
+    def gradient_of(index: int) -> Tensor:
+        wanted = [index == 0, index == 1, False]
+        how = ([1, 1], [0, reach], [1, 1], False, [0, 0], 1)
+        made: Tensor = torch.ops.aten.convolution_backward(gradient, images, weights, None, *how, wanted)[index]
+        return made
 
-    forward = lambda: functional.conv2d(images, weights, padding=(0, reach))  # noqa: E731
-    return forward, lambda: backward(of_inputs=True), lambda: backward(of_inputs=False)
+    forward = partial(functional.conv2d, images, weights, padding=(0, reach))
+    return forward, partial(gradient_of, 0), partial(gradient_of, 1)
 
 
 def product(positions: int, inputs: int, outputs: int, device: torch.device) -> Passes:
-    """The three passes of a 1x1 convolution, as the matrix products that they are."""
+    """A 1x1 convolution, as the matrix product that it is."""
     features, weights = _matrix(device, positions, inputs), _matrix(device, outputs, inputs)
     gradient = _matrix(device, positions, outputs)
     return lambda: features @ weights.T, lambda: gradient @ weights, lambda: gradient.T @ features
@@ -116,7 +121,10 @@ def main() -> None:
             rates = " | ".join(f"{of_a_pass / one / 1e12:,.1f}" for one in taken)
             print(f"| {filters} | {name} | {rates} | {1e3 * sum(taken):.3f} |", flush=True)
         rate = flops / seconds / 1e12
-        print(f"| {filters} | all: {rate:,.1f} TFLOP/s, {rate / peak:.1%} of the peak | | | | {1e3 * seconds:.3f} |", flush=True)
+        print(
+            f"| {filters} | all: {rate:,.1f} TFLOP/s, {rate / peak:.1%} of the peak | | | | {1e3 * seconds:.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

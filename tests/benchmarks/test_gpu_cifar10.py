@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_train
+from benchmarks import gpu_convolutions, gpu_train
 from benchmarks.gpu_cifar10 import Piece, arguments, run
 from benchmarks.gpu_train import QUICK, different_variants
 from benchmarks.lone_worker import changed_presets
+from models.gated_pixelcnn import GatedLayer
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
@@ -102,6 +103,27 @@ def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypa
     assert gpu_train.host_milliseconds(lambda: takes(0.002), torch.device("cpu")) == pytest.approx(2.0)
 
 
+def test_a_layer_alone_has_the_kernels_of_the_models_layer() -> None:
+    words = gpu_convolutions.arguments(["--device", "cpu", "--batch", "2", "--size", "4", "--kernel", "5"])
+    model = GatedLayer(12, 12, 5, channels=3, condition_filters=0, dropout=0.0, first=False, last=False)
+    kernels = {
+        "vertical 3x5": model.vertical.conv.weight,
+        "horizontal 1x3": model.horizontal.kernel_and_bias()[0],
+        "link 1x1": model.link.weight,
+        "output 1x1": model.output.kernel_and_bias()[0],
+    }
+    alone = gpu_convolutions.layer(12, words)
+    assert {name: flops for name, (flops, _) in alone.items()} == {
+        name: 2 * kernel.numel() * 2 * 4 * 4 for name, kernel in kernels.items()
+    }
+    for name, (_, (forward, of_inputs, of_weights)) in alone.items():
+        outputs, inputs = kernels[name].shape[:2]
+        assert forward().numel() == outputs * 2 * 4 * 4
+        padded = {"vertical 3x5": (4 + 2) * 4, "horizontal 1x3": 4 * (4 + 2)}.get(name, 4 * 4)
+        assert of_inputs().numel() == inputs * 2 * padded
+        assert of_weights().numel() == kernels[name].numel()
+
+
 def told_commands() -> set[str]:
     """What `make gpu-figures` runs and docs/gpu.md and the record name, from the script's name on."""
     root = Path(__file__).parents[2]
@@ -165,7 +187,8 @@ def test_all_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: P
     pieces = f"gpu_cifar10 {TINY} --preset digits --device cpu --data {digits.data.url} --points 1 --train-images 1"
     pieces += f" --out {tmp_path}/out"
     rates = "gpu_sampling digits --device cpu --batch 2 3 --size 4"
-    command = [sys.executable, "-c", LIGHT, figures, pieces, rates]
+    widths = "gpu_convolutions --device cpu --batch 1 --size 4 --filters 6 12"
+    command = [sys.executable, "-c", LIGHT, figures, pieces, rates, widths]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "figures/train.json").read_text())
@@ -185,5 +208,6 @@ def test_all_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: P
     assert f"host {rows['digits/4/stream']['host_milliseconds']:,.1f} ms a step" in done.stdout
     for count, what in itertools.product((2, 3), ("drawn", "evaluated")):
         assert re.search(rf"\| digits \| {count} \| {what} \| [\d.]+ \| [\d,.]+ \| [\d.]+ \| [\d.]+% \|", done.stdout)
+    assert re.search(r"\| 12 \| all: [\d,.]+ TFLOP/s, [\d.]+% of the peak \|", done.stdout)
     kept = json.loads((tmp_path / "out/runs/digits/undelivered-tracking.json").read_text())
     assert {"metrics", "image", "status"} <= {entry["kind"] for entry in kept}

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.config import Config, Training
-from pipeline.muon import AdamWWithMuon, orthogonalized
+from pipeline.muon import AdamWWithMuon, Together, batches, orthogonalized
 from pipeline.optim import build_optimizer, matrices, set_rates
+from pipeline.presets import preset_named
 from tests.models.builders import KINDS, build
 
 SHAPES = [(6, 4), (4, 6), (6, 4), (8, 8)]
@@ -50,6 +51,39 @@ def test_bfloat16_as_on_gpus_gives_nearly_the_same() -> None:
 
 def test_matrices_of_zeros_stay_finite() -> None:
     assert orthogonalized(torch.zeros(2, 3, 4)).abs().max() == 0.0
+
+
+def test_matrices_padded_to_go_together_move_as_alone() -> None:
+    shapes = [(8, 8)] * 20 + [(8, 7), (7, 8), (7, 2, 2, 2)]
+    assert [(one.rows, one.columns, one.count) for one in batches(tuple(shapes))] == [(8, 8, 23)]
+    torch.manual_seed(0)
+    together = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    alone = [nn.Parameter(one.detach().clone()) for one in together]
+    optimizers = [AdamWWithMuon(some, [], lr=0.1, weight_decay=0.1) for some in (together, *([one] for one in alone))]
+    for _ in range(3):
+        give_gradients(together, alone)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+
+
+def test_matrices_of_all_shapes_go_in_few_batches_and_few_zeros() -> None:
+    shapes = [tuple(one.shape) for one in matrices(preset_named("cifar10").config.build_model())]
+    found = batches(tuple(shapes))
+    assert len(set(shapes)) == 19
+    assert len(found) == 5
+    assert sorted(place for one in found for same in one.shapes.values() for place in same) == list(range(len(shapes)))
+    for one in found:
+        for shape, places in one.shapes.items():
+            assert all(shapes[place] == shape for place in places)
+            assert min(shape[0], math.prod(shape[1:])) <= one.rows
+            assert max(shape[0], math.prod(shape[1:])) <= one.columns
+    apart = 0
+    for shape in shapes:
+        rows, columns = sorted((shape[0], math.prod(shape[1:])))
+        apart += Together(rows, columns, {shape: [0]}).operations
+    assert apart < sum(one.operations for one in found) < 1.05 * apart
 
 
 def test_matrices_go_where_torchs_own_muon_takes_them() -> None:
