@@ -35,8 +35,12 @@ gpu-figures: .venv/installed ## on a machine with a GPU, CIFAR-10 prepared in da
 	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default max-autotune
 	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default compiled --out gpu-figures-5x5 \
 		model.num_layers=15 model.num_filters=192 model.kernel_size=5
+	$(BIN)/python -m benchmarks.gpu_train cifar10 --at 64 --batches 64 --minutes 30 --variants default --out gpu-figures-wide \
+		model.num_layers=8 model.num_filters=384
 	$(BIN)/python -m benchmarks.gpu_train imagenet32 --batches 128 --minutes 30 --variants default max-autotune
-	$(BIN)/python -m benchmarks.gpu_sampling
+	$(BIN)/python -m benchmarks.gpu_convolutions
+	$(BIN)/python -m benchmarks.gpu_sampling cifar10 imagenet32
+	$(BIN)/python -m benchmarks.gpu_sampling imagenet64 --batch 1 16 64 256
 	$(BIN)/python -m benchmarks.gpu_cifar10 --minutes 60
 	$(BIN)/python -m benchmarks.gpu_cifar10 --out gpu-cifar10-labels --minutes 60 model.conditional=true
 	$(BIN)/python -m benchmarks.gpu_cifar10 --out gpu-cifar10-both --minutes 60 model.conditional=true model.condition_dropout=0.2
