@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import gpu_convolutions, gpu_train
 from benchmarks.gpu_cifar10 import Piece, arguments, run
-from benchmarks.gpu_train import QUICK, different_variants
+from benchmarks.gpu_train import QUICK, best_of, different_variants
 from benchmarks.lone_worker import changed_presets
 from models.gated_pixelcnn import GatedLayer
 from pipeline.config import Config
@@ -90,6 +90,13 @@ def test_variants_that_are_the_same_for_a_preset_are_measured_once() -> None:
     imagenet = PRESETS["imagenet32"].config
     assert different_variants(imagenet, ["compiled", "default", "reduce-overhead"]) == ["compiled", "reduce-overhead"]
     assert different_variants(imagenet, ["without-muon"]) == ["default"]
+
+
+def test_the_best_variant_is_the_first_of_those_that_are_as_fast() -> None:
+    assert best_of({"eager": 50.0, "default": 99.0, "contiguous": 100.0, "without-muon": 200.0}) == "default"
+    assert best_of({"eager": 50.0, "default": 97.0, "contiguous": 100.0}) == "contiguous"
+    assert best_of({"without-muon": 1.0}) == "without-muon"
+    assert best_of({"default": 0.0, "eager": 0.0}) == "default"
 
 
 def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
