@@ -93,7 +93,8 @@ def orthogonalized(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "
 def orthogonalized_together(batch: Together, directions: list[Tensor]) -> list[list[Tensor]]:
     """The batch's directions after the iteration, shape by shape, each in its own order of memory."""
     # Inputs last, as channels_last kernels lie in memory; the order of columns doesn't matter.
-    stacks = [torch.stack([directions[place].movedim(1, -1) for place in places]) for places in batch.shapes.values()]
+    lists = [[directions[place].movedim(1, -1) for place in places] for places in batch.shapes.values()]
+    stacks = [torch.stack(same).contiguous() for same in lists]  # so that what is written to `wide` is in them
     wide = [_no_taller(stack.flatten(2)) for stack in stacks]
     padded = directions[0].new_zeros(batch.count, batch.rows, batch.columns)
     for part, matrices in zip(_corners(padded, wide), wide, strict=True):
