@@ -68,7 +68,7 @@ def test_logits_met_are_the_teacher_forced_ones(
     with torch.no_grad():
         expected = model(images, condition)
     together = torch.stack(met, dim=1).view(2, 5, 5, channels, -1).permute(0, 3, 1, 2, 4)
-    torch.testing.assert_close(together, expected, rtol=0, atol=bound)
+    torch.testing.assert_close(together, expected, rtol=bound / 10, atol=bound)
 
 
 @pytest.mark.parametrize("kind", KINDS)
