@@ -8,7 +8,6 @@ included; padding, gates and sums are left out. `--device cpu --batch 1 --size 8
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.device import device_name, matmul_peak, synchronize
+from benchmarks.device import device_name, matmul_peak, seconds_of
 
 SECONDS = 0.1
 Passes = tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], Tensor]]
@@ -78,16 +77,17 @@ def layer(filters: int, words: argparse.Namespace) -> dict[str, tuple[int, Passe
     }
 
 
+def repeat(work: Callable[[], object], times: int) -> None:
+    """Call the work so many times."""
+    for _ in range(times):
+        work()
+
+
 def seconds_a_call(work: Callable[[], object], device: torch.device) -> float:
     """Seconds a call of work that is called again and again, after it was tried."""
     calls = 1
     while True:
-        synchronize(device)
-        started = time.perf_counter()
-        for _ in range(calls):
-            work()
-        synchronize(device)
-        taken = time.perf_counter() - started
+        taken = seconds_of(partial(repeat, work, calls), device)
         if calls > 1 and (taken >= SECONDS or device.type == "cpu"):
             return taken / calls
         calls *= 2
