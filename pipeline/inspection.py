@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.grid import grid_png
 from pipeline.manifest import Manifest, Shard, load_manifest, split_url
 from pipeline.shards import decode_png, fetch
-from pipeline.spread import ImageProgress, spread
+from pipeline.spread import ImageProgress, Spread
 from pipeline.storage import join, write
 
 SHEET_NAME = "contact-sheet.png"
@@ -96,7 +96,8 @@ def inspect(config: Config) -> list[str]:
     Raises:
         UserError: after everything was read, if a shard, a record or a key isn't what the manifest says.
     """
-    found = [_inspect_split(config, split) for split in (config.data.train_split, config.data.val_split)]
+    with Spread(config) as spread:
+        found = [_inspect_split(config, split, spread) for split in (config.data.train_split, config.data.val_split)]
     train, val = found
     shared = [[min(train.keys[digest]), min(val.keys[digest])] for digest in train.keys.keys() & val.keys.keys()]
     lines = [line for findings in found for line in findings.lines()]
@@ -108,7 +109,7 @@ def inspect(config: Config) -> list[str]:
     return lines
 
 
-def _inspect_split(config: Config, split: str) -> Findings:
+def _inspect_split(config: Config, split: str, spread: Spread) -> Findings:
     manifest = load_manifest(config, split)
     channels = manifest.shape[0]
     findings = Findings(
@@ -121,7 +122,7 @@ def _inspect_split(config: Config, split: str) -> Findings:
     progress, sheets = ImageProgress(split, manifest.num_images), dict[int, UInt8[np.ndarray, "n c h w"]]()
     shown = -(-SHEET_IMAGES // len(manifest.shards))
     reader = functools.partial(_inspect_shard, manifest, split_url(config, split), shown)
-    for index, found in spread(config, reader, manifest.shards, manifest.num_images):
+    for index, found in spread.map(reader, manifest.shards, manifest.num_images):
         findings.add(found)
         sheets[index] = found.sheet
         progress.add(manifest.shards[index].records)

@@ -17,7 +17,7 @@ from pipeline.manifest import MANIFEST_NAME, Manifest, Shard, Unreadable, split_
 from pipeline.shards import Record, describe, encode_png, pack
 from pipeline.sources.opening import open_source
 from pipeline.sources.source import Source, SourceImage, UnreadableImageError
-from pipeline.spread import ImageProgress, spread
+from pipeline.spread import ImageProgress, Spread
 from pipeline.storage import MissingObjectError, delete, exists, join, names_below, read, write
 
 RECEIPT_SUFFIX = ".receipt.json"
@@ -59,7 +59,8 @@ def prepare(config: Config) -> dict[str, Manifest]:
             f"data.num_classes is {config.data.num_classes}, the source has {len(source.classes)} classes: "
             f"set --data.num-classes {len(source.classes)}"
         )
-    return {split: _prepare_split(config, source, split) for split in source.splits}
+    with Spread(config) as spread:
+        return {split: _prepare_split(config, source, split, spread) for split in source.splits}
 
 
 def data_version(config: Config, source: Source) -> str:
@@ -73,7 +74,7 @@ def data_version(config: Config, source: Source) -> str:
     return f"{name}-{data.resize}{quantised}"
 
 
-def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
+def _prepare_split(config: Config, source: Source, split: str, spread: Spread) -> Manifest:
     folder, data = split_url(config, split), config.data
     images = list(source.splits[split])
     random.Random(f"{data.prepare_seed} {split}").shuffle(images)
@@ -92,7 +93,8 @@ def _prepare_split(config: Config, source: Source, split: str) -> Manifest:
     if done:
         _remove_receipts(folder)  # of a `prepare` that was killed between its manifest and their removal
         return done
-    manifest = Manifest.model_validate(described | _written(config, source.levels, folder, described, images))
+    written = _written(config, source.levels, folder, described, images, spread)
+    manifest = Manifest.model_validate(described | written)
     write(join(folder, MANIFEST_NAME), manifest.to_json().encode())
     _remove_receipts(folder)
     left_out = f", {len(manifest.unreadable)} unreadable ones left out" if manifest.unreadable else ""
@@ -141,7 +143,12 @@ def _recipe_digest(described: dict[str, object], images: Sequence[SourceImage], 
 
 
 def _written(
-    config: Config, source_levels: int, folder: str, described: dict[str, object], images: Sequence[SourceImage]
+    config: Config,
+    source_levels: int,
+    folder: str,
+    described: dict[str, object],
+    images: Sequence[SourceImage],
+    spread: Spread,
 ) -> dict[str, object]:
     """Write the shards that are not there, each in one task, and give the manifest's shards and unreadable images."""
     size = config.data.records_per_shard
@@ -154,7 +161,7 @@ def _written(
     results: dict[int, ShardResult] = {}
     progress, unreadable = ImageProgress(folder, len(images)), 0
     shard_writer = functools.partial(_write_shard, config, source_levels, folder, recipe)
-    for index, result in spread(config, shard_writer, chunks, len(images)):
+    for index, result in spread.map(shard_writer, chunks, len(images)):
         results[index] = result
         progress.add(len(chunks[index].images))
         unreadable += len(result.unreadable)

@@ -1,5 +1,6 @@
 """Work on many images, shard by shard: in this process or over the cluster, and how far it is."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -13,19 +14,33 @@ IMAGES_IN_PROCESS = 2_000
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def spread(
-    config: Config, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], images: int
-) -> Iterator[tuple[int, ResultT]]:
-    """The index and result of every item as they come: in this process for so few images, else as Ray tasks.
+class Spread:
+    """Work on many images, piece after piece; a cluster that is started for the first of them ends with the last."""
 
-    Raises:
-        UserError: the function raised one, or a task was lost.
-    """
-    if config.cluster.num_workers == 0 or images <= IMAGES_IN_PROCESS:
-        return ((index, function(item)) for index, item in enumerate(items))
-    from pipeline.tasks import map_tasks  # a few images are done before Ray is imported and started
+    def __init__(self, config: Config) -> None:
+        self._has_workers = config.cluster.num_workers > 0
+        self._open = contextlib.ExitStack()
 
-    return map_tasks(function, items)
+    def __enter__(self) -> "Spread":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def map(
+        self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], images: int
+    ) -> Iterator[tuple[int, ResultT]]:
+        """The index and result of every item as they come: in this process for so few images, else as Ray tasks.
+
+        Raises:
+            UserError: the function raised one, or a task was lost.
+        """
+        if not self._has_workers or images <= IMAGES_IN_PROCESS:
+            return ((index, function(item)) for index, item in enumerate(items))
+        from pipeline.tasks import map_tasks, own_cluster  # a few images are done before Ray is imported and started
+
+        self._open.enter_context(own_cluster())
+        return self._open.enter_context(contextlib.closing(map_tasks(function, items)))
 
 
 class ImageProgress:

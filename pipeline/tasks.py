@@ -1,6 +1,7 @@
 """The door to Ray's tasks: a function for each of many items, over all nodes."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 # First, as it decides on a token, which Ray reads when it is imported.
@@ -16,10 +17,28 @@ ResultT = TypeVar("ResultT")
 TASKS_A_CPU = 2
 
 
-def map_tasks(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[tuple[int, ResultT]]:
-    """The index and result of every item as they come; at most two items a CPU of the cluster are under way.
+@contextlib.contextmanager
+def own_cluster() -> Iterator[None]:
+    """The cluster that this process works on; one that is started for this ends with it.
 
-    A cluster that was started for this ends with it: what comes next may want another one.
+    What comes next may want another one, of more CPUs.
+
+    Raises:
+        UserError: Ray can't be reached or started.
+    """
+    is_own = not ray.is_initialized()
+    start_cluster(1)
+    try:
+        yield
+    finally:
+        if is_own:
+            ray.shutdown()
+
+
+def map_tasks(
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT]
+) -> Generator[tuple[int, ResultT], None, None]:
+    """The index and result of every item as they come; at most two items a CPU of the running cluster are under way.
 
     Args:
         function: of a module, or a partial of one; items and results are pickled.
@@ -27,8 +46,6 @@ def map_tasks(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> I
     Raises:
         UserError: the function raised one, or Ray could not carry a task to its end in four tries.
     """
-    is_own = not ray.is_initialized()
-    start_cluster(1)
     task = ray.remote(num_cpus=1)(_call)
     shared = ray.put(function)
     waiting, running = list(enumerate(items))[::-1], dict[Any, int]()
@@ -43,8 +60,6 @@ def map_tasks(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> I
     finally:
         for reference in running:
             ray.cancel(reference)
-        if is_own:
-            ray.shutdown()
 
 
 def on_every_node(workers: int, function: Callable[..., ResultT], *arguments: Any) -> list[ResultT]:

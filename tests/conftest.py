@@ -79,12 +79,19 @@ def tiny_config(folder: Path | str, **changes: dict[str, object]) -> Config:
     return Config.model_validate(sections)
 
 
+@pytest.fixture(scope="session")
+def prepared_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a tiny configuration, prepared once; never to be written to."""
+    folder = tmp_path_factory.mktemp("digits")
+    prepare(tiny_config(folder))
+    return folder / "data"
+
+
 @pytest.fixture
-def digits(tmp_path: Path) -> Config:
-    """A tiny configuration whose data set is prepared."""
-    config = tiny_config(tmp_path)
-    prepare(config)
-    return config
+def digits(tmp_path: Path, prepared_digits: Path) -> Config:
+    """A tiny configuration whose data set is prepared, as a copy of the test's own."""
+    shutil.copytree(prepared_digits, tmp_path / "data")
+    return tiny_config(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pipeline import spread
 from pipeline.errors import UserError
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import ray, start_cluster
-from pipeline.tasks import map_tasks
+from pipeline.tasks import map_tasks, own_cluster
 from tests.conftest import tiny_config
 from tests.pipeline.test_imagenet_sources import config_of, odd_files
 
@@ -59,14 +59,20 @@ def test_an_error_of_a_task_is_the_persons_error(tmp_path: Path, always_tasks: N
         prepare(config)
 
 
-def test_a_cluster_started_for_tasks_claims_this_machine_and_ends_with_them(tmp_path: Path, always_tasks: None) -> None:
-    """Whatever the preset's GPU workers would want."""
+def test_a_cluster_started_for_tasks_claims_this_machine_and_ends_with_them(
+    tmp_path: Path, always_tasks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the preset's GPU workers would want, and one for all splits."""
     config = tiny_config(tmp_path, cluster={"num_workers": 32, "cpus_per_worker": 8})
     ray.shutdown()
     found = []
-    for _ in map_tasks(str, [1, 2]):
-        found.append(ray.cluster_resources()["CPU"])
+    with own_cluster():
+        for _ in map_tasks(str, [1, 2]):
+            found.append(ray.cluster_resources()["CPU"])
     assert found == [os.cpu_count()] * 2
     assert not ray.is_initialized()
-    assert prepare(config)["train"].num_images > 0
+    started, init = [], ray.init
+    monkeypatch.setattr(ray, "init", lambda **words: started.append(words) or init(**words))
+    assert prepare(config).keys() == {"train", "val"}
+    assert len(started) == 1
     assert not ray.is_initialized()

@@ -36,18 +36,23 @@ def test_probabilities_of_all_images_sum_to_one(kind: str, channels: int, levels
 
 
 def dependence(model: AutoregressiveModel, height: int, width: int) -> torch.Tensor:
-    """For each output sub-pixel (rows) whether each input sub-pixel (columns) reaches it, in raster order."""
+    """For each output sub-pixel (rows) whether each input sub-pixel (columns) reaches it, in raster order.
+
+    Each output is taken from a copy of the image of its own, so one backward pass gives all gradients.
+    """
     dims = model.channels * height * width
     reached = torch.zeros(dims, dims, dtype=torch.bool)
     for attempt in range(2):
         torch.manual_seed(attempt)
-        scaled = torch.randn(1, model.channels, height, width, dtype=torch.float64, requires_grad=True)
-        logits = model.logits_of_scaled(scaled, model.vectors(condition_for(model, 1)))
+        image = torch.randn(1, model.channels, height, width, dtype=torch.float64)
+        copies = image.repeat(dims, 1, 1, 1).requires_grad_()
+        condition = condition_for(model, 1)
+        of_copies = None if condition is None else condition.expand(dims, *condition.shape[1:])
+        logits = model.logits_of_scaled(copies, model.vectors(of_copies))
         weights = torch.randn(model.levels, dtype=torch.float64)
-        outputs = (logits @ weights).permute(0, 2, 3, 1).flatten()
-        for index, output in enumerate(outputs):
-            (gradient,) = torch.autograd.grad(output, scaled, retain_graph=True)
-            reached[index] |= gradient[0].permute(1, 2, 0).flatten() != 0
+        outputs = (logits @ weights).permute(0, 2, 3, 1).flatten(1)
+        (gradients,) = torch.autograd.grad(outputs.diagonal().sum(), copies)
+        reached |= gradients.permute(0, 2, 3, 1).flatten(1) != 0
     return reached
 
 

@@ -34,9 +34,18 @@ def test_parts_cover_a_batch_once_and_are_no_larger_for_few_workers(size: int, w
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def _train(rank: int, world_size: int, port: int, folder: str, config: Config) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+def _train(rank: int, ports: dict[int, int], folder: str, config: Config) -> None:
+    """Be the rank of one group of workers after the other, of those that have it."""
+    for world_size, port in ports.items():
+        if rank < world_size:
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+            torch.save(_trained(rank, world_size, config), f"{folder}/{rank}-of-{world_size}.pt")
+            torch.distributed.destroy_process_group()
+
+
+def _trained(rank: int, world_size: int, config: Config) -> tuple[list[float], list[list[str]], dict[str, Tensor]]:
+    """Loss and own keys of each step and the final weights."""
     torch.manual_seed(0)
     learner = Learner(config, LocalWorker("", rank, world_size), load_manifest(config, "train"))
     learner.restore()
@@ -47,28 +56,28 @@ def _train(rank: int, world_size: int, port: int, folder: str, config: Config) -
             torch.distributed.all_reduce(total)
             losses.append(total.item())
             keys.append(batch.keys)
-    torch.save((losses, keys, learner.model.state_dict()), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def trained_by(world_size: int, folder: Path, config: Config) -> tuple[list[float], list[list[str]], dict[str, Tensor]]:
-    """Loss and keys of each step and the final weights, all ranks' put together."""
-    folder.mkdir()
-    torch.multiprocessing.spawn(_train, (world_size, free_port(), str(folder), config), nprocs=world_size)
-    ranks = [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
-    keys = [list(itertools.chain(*(rank[1][step] for rank in ranks))) for step in range(STEPS)]
-    return ranks[0][0], keys, ranks[0][2]
+    return losses, keys, learner.model.state_dict()
 
 
 @pytest.mark.filterwarnings("ignore:find_unused_parameters")
 def test_fewer_workers_train_the_same_up_to_rounding(tmp_path: Path, digits: Config) -> None:
     """With dropout, and a batch of 32 that three don't divide."""
     config = changed(digits, cluster={"num_workers": 3}, model={"dropout": 0.3})
-    losses, keys, weights = trained_by(3, tmp_path / "3", config)
-    assert len(set(itertools.chain(*keys))) == STEPS * 32
+    ports = {world_size: free_port() for world_size in (3, 2, 1)}
+    torch.multiprocessing.spawn(_train, (ports, str(tmp_path), config), nprocs=3)
+    groups = {
+        world_size: [torch.load(tmp_path / f"{rank}-of-{world_size}.pt") for rank in range(world_size)]
+        for world_size in ports
+    }
+    keys = {
+        world_size: [list(itertools.chain(*(rank[1][step] for rank in ranks))) for step in range(STEPS)]
+        for world_size, ranks in groups.items()
+    }
+    assert len(set(itertools.chain(*keys[3]))) == STEPS * 32
+    losses, _, weights = groups[3][0]
     for world_size in (1, 2):
-        fewer_losses, fewer_keys, fewer_weights = trained_by(world_size, tmp_path / str(world_size), config)
-        assert fewer_keys == keys
+        fewer_losses, _, fewer_weights = groups[world_size][0]
+        assert keys[world_size] == keys[3]
         assert fewer_losses == pytest.approx(losses, rel=1e-5)
         for name, weight in weights.items():
             torch.testing.assert_close(fewer_weights[name], weight, rtol=0, atol=1e-5)

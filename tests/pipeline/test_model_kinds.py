@@ -184,10 +184,9 @@ def test_untrained_small_models_are_near_the_uniform_density(preset: str) -> Non
 
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("kind", [*KINDS, "gated-pixelcnn"])
-def test_every_kind_trains_compiled_in_bfloat16_as_on_gpus(kind: str, tmp_path: Path) -> None:
+def test_every_kind_trains_compiled_in_bfloat16_as_on_gpus(kind: str, tmp_path: Path, prepared_digits: Path) -> None:
     torch._dynamo.reset()
-    config = tiny_config(tmp_path)
-    prepare(config)
+    config = tiny_config(tmp_path, data={"url": str(prepared_digits)})
     changes: dict[str, Any] = (
         GATED | {"condition_dropout": 0.3, "turned_images": 0.5} if kind == "gated-pixelcnn" else {}
     )
