@@ -4,11 +4,12 @@ import io
 
 import numpy as np
 from jaxtyping import Float64
-from matplotlib.figure import Figure
 
 
 def position_png(bits: Float64[np.ndarray, "h w"], title: str) -> bytes:
     """A PNG of the bits/dim of each position, with its scale beside it."""
+    from matplotlib.figure import Figure  # every job would take its half a second of import
+
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(bits, interpolation="nearest")
