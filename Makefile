@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# A file of tests to a process: its fixtures are made once.
-IN_TWO := -n 2 --dist loadfile
+# A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py.
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui gpu-figures test test-cluster test-infra lint ci clean

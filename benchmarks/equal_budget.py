@@ -11,7 +11,7 @@ import argparse
 import time
 from typing import Any
 
-from benchmarks.lone_worker import changed, changed_presets
+from benchmarks.lone_worker import changed, changed_presets, run_script
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import TRAINING_PASSES
@@ -90,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from benchmarks.cifar10_report import draw_curve, key_of, report
 from benchmarks.device import synchronize
-from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, run_script, with_overrides
 from benchmarks.recipe import first_shards
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
@@ -227,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

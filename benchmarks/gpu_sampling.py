@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.device import device_name, matmul_peak, seconds_of
 from benchmarks.gpu_train import easy_batch
-from benchmarks.lone_worker import changed
+from benchmarks.lone_worker import changed, run_script
 from models.sampling import draw
 from models.trainable import TrainableModel
 from pipeline.config import Config
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

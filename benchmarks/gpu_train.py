@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, changed_presets, pass_first_epoch
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets, pass_first_epoch, run_script
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
 from pipeline.config import Config
@@ -287,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,6 +12,7 @@ import time
 import torch.distributed
 
 from benchmarks.equal_budget import rate
+from benchmarks.lone_worker import run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.drawing import training_grid
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,6 @@
-"""What scripts without Ray share: a worker that is this process, changed configurations, a stream past its start."""
+"""What scripts without Ray share: a worker that is this process, changed configurations, a stream past its start, and
+how they end where a person has something to mend.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.decoded import are_kept
+from pipeline.errors import UserError
 from pipeline.presets import preset_named
 from pipeline.stream import TrainingStream
 from pipeline.told import Orders
@@ -86,3 +89,11 @@ def pass_first_epoch(stream: TrainingStream) -> None:
     if are_kept(stream.manifest, stream.config.data.decoded_gigabytes):
         while stream.images_seen < stream.manifest.num_images:
             next(stream)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Do the script's work; what a person can mend ends it with one line and status 1, as a job's does."""
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

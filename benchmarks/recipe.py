@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lone_worker import LoneWorker, changed, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, run_script, with_overrides
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.drawing import training_grid
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -31,6 +31,16 @@ from pipeline.config import Config
 from pipeline.prepare import prepare
 from pipeline.told import Orders
 
+LONGEST_FIRST = ("integration", "pipeline")
+"""Folders of tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole jobs first, small tests last: two processes that share the files then end at nearly the same time."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(here).parts[0], len(places)))
+
 
 @dataclass(frozen=True)
 class LocalWorker:
