@@ -1,7 +1,6 @@
 """The same training whatever the number of workers: processes with gloo between them, without Ray."""
 
 import itertools
-import os
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,11 @@ from pipeline.errors import UserError
 from pipeline.learner import Learner
 from pipeline.manifest import load_manifest
 from pipeline.stream import own_parts
-from tests.conftest import LocalWorker, free_port
+from tests.conftest import LocalWorker
 from tests.pipeline.test_train import changed
 
 STEPS = 5
+WORLD_SIZES = (3, 2, 1)
 
 
 @pytest.mark.parametrize(("size", "workers"), [(32, 3), (64, 8), (7, 7), (10, 4)])
@@ -34,12 +34,12 @@ def test_parts_cover_a_batch_once_and_are_no_larger_for_few_workers(size: int, w
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def _train(rank: int, ports: dict[int, int], folder: str, config: Config) -> None:
+def _train(rank: int, folder: str, config: Config) -> None:
     """Be the rank of one group of workers after the other, of those that have it."""
-    for world_size, port in ports.items():
+    for world_size in WORLD_SIZES:
         if rank < world_size:
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+            meeting = f"file://{folder}/meeting-of-{world_size}"
+            torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=world_size)
             torch.save(_trained(rank, world_size, config), f"{folder}/{rank}-of-{world_size}.pt")
             torch.distributed.destroy_process_group()
 
@@ -63,11 +63,10 @@ def _trained(rank: int, world_size: int, config: Config) -> tuple[list[float], l
 def test_fewer_workers_train_the_same_up_to_rounding(tmp_path: Path, digits: Config) -> None:
     """With dropout, and a batch of 32 that three don't divide."""
     config = changed(digits, cluster={"num_workers": 3}, model={"dropout": 0.3})
-    ports = {world_size: free_port() for world_size in (3, 2, 1)}
-    torch.multiprocessing.spawn(_train, (ports, str(tmp_path), config), nprocs=3)
+    torch.multiprocessing.spawn(_train, (str(tmp_path), config), nprocs=3)
     groups = {
         world_size: [torch.load(tmp_path / f"{rank}-of-{world_size}.pt") for rank in range(world_size)]
-        for world_size in ports
+        for world_size in WORLD_SIZES
     }
     keys = {
         world_size: [list(itertools.chain(*(rank[1][step] for rank in ranks))) for step in range(STEPS)]
