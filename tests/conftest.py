@@ -31,15 +31,14 @@ from pipeline.config import Config
 from pipeline.prepare import prepare
 from pipeline.told import Orders
 
-LONGEST_FIRST = ("integration", "pipeline")
+LONGEST = {"integration", "pipeline"}
 """Folders of tests."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole jobs first, small tests last: two processes that share the files then end at nearly the same time."""
-    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     here = Path(__file__).parent
-    items.sort(key=lambda item: places.get(item.path.relative_to(here).parts[0], len(places)))
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in LONGEST)
 
 
 @dataclass(frozen=True)

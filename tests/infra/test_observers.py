@@ -17,8 +17,8 @@ from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from nodes.observers import DASHBOARDS, DATASOURCE, PROMETHEUS, TRAINING
 from nodes.places import RAY_FILES, RAY_TOKEN
-from pipeline.prepare import prepare
-from tests.conftest import free_port, tiny_config, wait_until
+from pipeline.config import Config
+from tests.conftest import free_port, wait_until
 from tests.infra.conftest import ROOT
 from tests.infra.stand_ins import RAY
 
@@ -91,13 +91,13 @@ def asked(prometheus: str, query: str) -> list[dict[str, str]]:
     return [one["metric"] | {"value": one["value"][1]} for one in found]
 
 
-def test_prometheus_sees_the_cluster_and_the_training(head: dict[str, str], prometheus: str, tmp_path: Path) -> None:
+def test_prometheus_sees_the_cluster_and_the_training(
+    head: dict[str, str], prometheus: str, digits: Config, tmp_path: Path
+) -> None:
     wait_until(lambda: bool(asked(prometheus, "ray_node_cpu_count")), 90, "Ray's own metrics in Prometheus")
 
-    config = tiny_config(tmp_path)
-    prepare(config)
     words = {
-        "data.url": config.data.url, "run.url": config.run.url, "run.name": "watched", "train.steps": 400,
+        "data.url": digits.data.url, "run.url": digits.run.url, "run.name": "watched", "train.steps": 400,
         "train.batch-size": 32, "run.log-interval": 5, "run.eval-interval": 400, "run.sample-interval": 400,
         "model.num-layers": 2, "model.num-filters": 8, "model.head-filters": 16, "cluster.num-workers": 1,
     }  # fmt: skip
