@@ -13,6 +13,16 @@ from tests.infra.test_terraform import checker
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
 
 
+def copy_sources(folder: Path) -> None:
+    """What the image is built from, into a folder of its own."""
+    for *sources, target in (line.split()[1:] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")):
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, folder / target)
+
+
 def test_hadolint_finds_nothing() -> None:
     told = subprocess.run([checker("hadolint"), INFRA / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (0, "")
@@ -20,12 +30,7 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_what_is_copied_is_all_that_the_wheel_needs(tmp_path: Path) -> None:
     """The same files, in a folder of their own, become a wheel with every file of the project's packages."""
-    for *sources, target in (line.split()[1:] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")):
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / source, tmp_path / target)
+    copy_sources(tmp_path)
     assert "pip install --no-cache-dir --constraint constraints.txt ." in DOCKERFILE
     wheels = tmp_path / "wheels"
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, tmp_path]

@@ -1,0 +1,40 @@
+"""What `infra/software build` makes, as far as all its builds share a folder of sources."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.infra.conftest import INFRA
+from tests.infra.test_image import copy_sources
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder of sources, where setuptools has worked when there was one module more."""
+    folder = tmp_path / "sources"
+    (folder / "build/lib/jobs").mkdir(parents=True)
+    (folder / "build/lib/jobs/deleted.py").touch()
+    copy_sources(folder)
+    (folder / "infra").mkdir()
+    (folder / "infra/software").write_bytes((INFRA / "software").read_bytes())
+    return folder
+
+
+def test_builds_at_once_are_equal_and_hold_nothing_of_an_earlier_one(sources: Path, tmp_path: Path) -> None:
+    before = sorted(sources.rglob("*"))
+    made = [tmp_path / "first", tmp_path / "second"]
+    command = [sys.executable, sources / "infra/software", "build", "--no-dependencies"]
+    builds = [
+        subprocess.Popen([*command, "--folder", folder, "--variables", folder.with_suffix(".json")]) for folder in made
+    ]
+    assert [build.wait() for build in builds] == [0, 0]
+    first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in made)
+    assert first == second
+    (wheel,) = made[0].glob("pixelcnn_ray-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "jobs/train.py" in names
+    assert "jobs/deleted.py" not in names
+    assert sorted(sources.rglob("*")) == before
