@@ -1,5 +1,6 @@
 """The Ray cluster that this process works on: the one that it is told of, or one of its own."""
 
+import contextlib
 import json
 import logging
 import os
@@ -15,10 +16,13 @@ if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
     # `ray job submit` doesn't send it.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
+import psutil
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from pipeline.errors import UserError
+
+TRIES = 3
 
 
 def start_cluster(cpus: int) -> None:
@@ -33,15 +37,16 @@ def start_cluster(cpus: int) -> None:
     logging.getLogger("ray").setLevel(logging.WARNING)
     if not cpus or ray.is_initialized():
         return
-    here = {} if "RAY_ADDRESS" in os.environ else {
-        "address": "local", "include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1),
-    }  # fmt: skip
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **here)
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _start_own(max(cpus, os.cpu_count() or 1))
     except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
         raise UserError(
             f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS', '(a cluster of this process)')}: Ray can't be reached or "
-            f"started ({first_line(error)}); check the address, the token (RAY_AUTH_MODE) and memory and disk"
+            f"started ({first_line(error)}); check the address, the token (RAY_AUTH_MODE), and this machine's memory, "
+            "disk and load"
         ) from error
     there = ray.cluster_resources().get("CPU", 0)
     if there < cpus:
@@ -49,6 +54,37 @@ def start_cluster(cpus: int) -> None:
             f"warning: cluster.num_workers wants {cpus} CPUs, the cluster has {there:g}; waiting for more nodes",
             flush=True,
         )
+
+
+def _start_own(cpus: int) -> None:
+    """Start a cluster on this machine, anew where Ray gives up on its own processes.
+
+    A raylet ends itself where one of its agents is not up within 15 s, which nothing sets
+    (https://github.com/ray-project/ray/issues/65983): on a busy machine, or one that reads its packages for the first
+    time. The next try finds them in memory.
+
+    Raises:
+        RuntimeError: it did not come up in TRIES tries.
+    """
+    others = set(psutil.Process().children(recursive=True))
+    for count in range(1, TRIES + 1):
+        try:
+            ray.init(
+                address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR,
+                log_to_driver=False,
+            )  # fmt: skip
+            return
+        except Exception as error:
+            if type(error) is not Exception:  # which is what Ray raises then
+                raise
+            failure = first_line(error)
+        print(f"warning: Ray did not come up, try {count} of {TRIES}: {failure}", flush=True)
+        left = [child for child in psutil.Process().children(recursive=True) if child not in others]
+        for child in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(left, timeout=10)
+    raise RuntimeError(f"{TRIES} times: {failure} Its logs are in /tmp/ray/session_latest/logs")
 
 
 def driver_tags() -> dict[str, str]:

@@ -1,11 +1,13 @@
-"""Where a run's driver says that it is."""
+"""Where a run's driver says that it is, and a cluster that does not come up."""
 
 import json
 import socket
+import subprocess
 
 import pytest
 
-from pipeline.ray_cluster import AUTH_VARIABLES, driver_tags
+from pipeline.errors import UserError
+from pipeline.ray_cluster import AUTH_VARIABLES, driver_tags, ray, start_cluster
 
 SUBMITTED = json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "raysubmit_7", "job_name": "a"}})
 
@@ -30,3 +32,29 @@ def test_cluster_and_job_are_what_an_engineer_would_filter_by(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert driver_tags() == {"cluster": cluster, "ray_job_id": job}
+
+
+@pytest.mark.parametrize(("error", "tries"), [(Exception("timed out\nin Ray"), 3), (RuntimeError("no memory"), 1)])
+def test_a_cluster_that_does_not_come_up_is_told_after_its_tries(
+    error: Exception, tries: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tried anew where Ray raises Exception itself, which it does where its processes were not up in time."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def init(**words: object) -> None:
+        assert all(process.poll() is not None for process in left)
+        left.append(subprocess.Popen(["sleep", "60"]))
+        raise error
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match=rf"{str(error).splitlines()[0]}.*memory, disk and load$") as told:
+        start_cluster(1)
+    assert len(left) == tries
+    assert ("3 times" in str(told.value)) == (tries == 3)
+    said = capsys.readouterr().out
+    assert said.count("warning: Ray did not come up, try") == (tries if tries > 1 else 0)
+    assert said.count(": timed out\n") == said.count("\n")
+    for process in left[-1:]:
+        process.kill()
+        process.wait()
