@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from nodes.metadata import metadata
 from nodes.places import AUTOSCALER, ENVIRONMENT, METRICS_PORT, RAY_FILES, RAY_PORT, RAY_TOKEN
 
 LOOK_SECONDS = 2
+STARTS = 3
 ALLOCATE_SECONDS = "900"
 """After which an instance that didn't join, or was left over by an earlier head, is ended; Ray's own 3600 cost more."""
 
@@ -94,13 +96,19 @@ def end(starter: int) -> None:
             found.kill()
 
 
-def stay_while_it_lives(command: list[str], environment: dict[str, str]) -> int:
-    """Run `ray start --block` until it ends or its raylet does, and give its exit status.
+def has_agent() -> bool:
+    """Whether the raylet's agent, without which it ends itself, gives metrics."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", METRICS_PORT)) == 0
+
+
+def stay_while_it_lives(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run `ray start --block` until it ends or its raylet does; its exit status, and whether this became a node.
 
     A raylet that was drained ends in order, and `ray start --block` then waits for ever on a machine without Ray.
     """
     with subprocess.Popen(command, env=environment) as starter:
-        began = False
+        began, was_node = False, False
         while starter.poll() is None:
             time.sleep(LOOK_SECONDS)
             lives = has_raylet(starter.pid)
@@ -108,8 +116,22 @@ def stay_while_it_lives(command: list[str], environment: dict[str, str]) -> int:
                 print("the raylet has ended, so this node is over", flush=True)
                 end(starter.pid)
                 break
-            began = began or lives
-    return starter.returncode
+            began, was_node = began or lives, was_node or (lives and has_agent())
+    return starter.returncode, was_node
+
+
+def stay(command: list[str], environment: dict[str, str]) -> int:
+    """The same, started anew where this didn't become a node, STARTS times in all; the last exit status.
+
+    A raylet ends itself where its agent, which imports much and asks nvidia-smi, is not up within 15 s, which nothing
+    sets (https://github.com/ray-project/ray/issues/65983). A new machine would be as cold.
+    """
+    for count in range(1, STARTS + 1):
+        status, was_node = stay_while_it_lives(command, environment)
+        if was_node:
+            break
+        print(f"Ray did not come up, start {count} of {STARTS}", flush=True)
+    return status
 
 
 def main() -> None:
@@ -121,7 +143,7 @@ def main() -> None:
     if role == "head":
         fetch_autoscaler_config()
     command = [str(ENVIRONMENT / "bin" / "ray"), *ray_command(role, address)]
-    sys.exit(stay_while_it_lives(command, os.environ | ray_environment(address)))
+    sys.exit(stay(command, os.environ | ray_environment(address)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""What runs on the machines and needs none: the idle guard, the metrics, the shard cache, the database's URL."""
+"""What runs on machines and needs none: idle guard, metrics, shard cache, the database's URL, Ray's starts."""
 
 import json
+import os
+import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes import idle_guard, instance_store, metrics
+from nodes import idle_guard, instance_store, metrics, ray_node
 from nodes.mlflow_server import database_url
+from tests.conftest import free_port
 
 
 @pytest.fixture
@@ -109,3 +113,28 @@ def test_database_url_is_tls_and_takes_any_password() -> None:
     url = database_url("db.example", secret)
     assert url == "postgresql+psycopg2://mlflow:a%2Fb%3Ac%40d%20e%25@db.example:5432/mlflow?sslmode=require"
     assert database_url("", "").startswith("sqlite:////")
+
+
+@pytest.mark.parametrize(("node_at", "starts"), [(1, 1), (2, 2), (9, 3)])
+def test_ray_is_started_anew_until_there_is_a_node(
+    node_at: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a program that stays, as `ray start --block` does, whatever becomes of what is called raylet below it."""
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "raylet")
+    program, noted, port = tmp_path / "ray", tmp_path / "starts", free_port()
+    program.write_text(f"""#!/bin/sh
+echo >> {noted}
+if [ $(wc -l < {noted}) = {node_at} ]; then
+  {sys.executable} -m http.server --bind 127.0.0.1 {port} &
+  {tmp_path}/raylet 5 &
+else
+  {tmp_path}/raylet 1 &
+fi
+sleep 60
+""")
+    program.chmod(0o755)
+    monkeypatch.setattr(ray_node, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(ray_node, "METRICS_PORT", port)
+    assert ray_node.stay([str(program)], dict(os.environ)) != 0
+    assert noted.read_text().count("\n") == starts
+    assert capsys.readouterr().out.count("Ray did not come up") == min(node_at - 1, 3)
