@@ -1,6 +1,7 @@
 """What many tests stand on: a tiny configuration, a worker without Ray, a real S3 server, real images."""
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -135,6 +136,33 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
     while not ready():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.1)
+
+
+def has_settled(starter: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Whether `ray start --block` has a node, or has ended."""
+    return starter.poll() is not None or "Ray runtime started" in log.read_text()
+
+
+@contextlib.contextmanager
+def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *words: str) -> Iterator[None]:
+    """A head that lasts as long as this, started anew where Ray gave up on it: it gives its agent 15 s to come up."""
+    command = [
+        Path(sys.executable).parent / "ray", "start", "--head", "--block", "--port", str(gcs), "--dashboard-port",
+        str(dashboard), "--dashboard-agent-listen-port", str(free_port()), *words,
+    ]  # fmt: skip
+    for _ in range(3):
+        with log.open("w") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        try:
+            wait_until(functools.partial(has_settled, process, log), 90, "the head")
+            if process.poll() is None:
+                yield
+                return
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
+            process.wait(60)
+    raise AssertionError(log.read_text())
 
 
 def processes_named(name: str, pids: Iterable[int]) -> list[psutil.Process]:

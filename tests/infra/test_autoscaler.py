@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import free_port, listening, wait_until
+from tests.conftest import free_port, listening, ray_head, wait_until
 from tests.infra.conftest import ROOT, Cluster
 from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers, start_worker
 
@@ -91,21 +91,13 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(JOIN_SECONDS),
     }  # fmt: skip
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus", "0", "--port", str(gcs), "--dashboard-port", str(dashboard),
-        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", f"/tmp/ray-{gcs}",
-        "--autoscaling-config", tmp_path / "autoscaler.yaml",
+    words = [
+        "--num-cpus", "0", "--temp-dir", f"/tmp/ray-{gcs}", "--autoscaling-config", str(tmp_path / "autoscaler.yaml"),
     ]  # fmt: skip
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=starting, stdout=log, stderr=log, start_new_session=True)
-        raylets = None
-        try:
-            joining = {
-                key: value
-                for key, value in environment.items()
-                if key not in ("RAY_ADDRESS", "RAY_enable_autoscaler_v2")
-            }
+    joining = {key: value for key, value in starting.items() if key != "RAY_enable_autoscaler_v2"}
+    try:
+        with ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words):
             raylets = RayletsForInstances(
                 cluster.moto.client("ec2"), f"127.0.0.1:{gcs}",
                 lambda kind: ["--num-gpus", str(int(config["available_node_types"][kind]["resources"]["GPU"])),
@@ -113,14 +105,13 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
                 joining, tmp_path / "raylets.log",
             )  # fmt: skip
             made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
-            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
-            yield made
-        finally:
-            if raylets:
+            try:
+                wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
+                yield made
+            finally:
                 raylets.close()
-            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
-            process.wait(60)
-            proxy.close()
+    finally:
+        proxy.close()
 
 
 def test_jobs_scale_from_nothing_by_priority_and_back_and_leftovers_are_adopted_or_ended(

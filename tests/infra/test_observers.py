@@ -18,7 +18,7 @@ from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 from nodes.observers import DASHBOARDS, DATASOURCE, PROMETHEUS, TRAINING
 from nodes.places import RAY_FILES, RAY_TOKEN
 from pipeline.config import Config
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, ray_head, wait_until
 from tests.infra.conftest import ROOT
 from tests.infra.stand_ins import RAY
 
@@ -39,19 +39,13 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "1000", "PATH": f"{RAY.parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", str(gcs), "--dashboard-port", str(free_port()),
-        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", files,
-    ]  # fmt: skip
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
+    try:
+        words = ["--num-cpus", "2", "--temp-dir", str(files)]
+        with ray_head(gcs, free_port(), environment, tmp_path / "head.log", *words):
             wait_until((files / "prom_metrics_service_discovery.json").exists, 90, "Ray's list of nodes")
             yield environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "FILES": str(files)}
-        finally:
-            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
-            process.wait(60)
-            shutil.rmtree(files, ignore_errors=True)
+    finally:
+        shutil.rmtree(files, ignore_errors=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import free_port, ray_head
 from tests.integration.conftest import ROOT
 
 RAY = Path(sys.executable).parent / "ray"
@@ -28,17 +28,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }  # fmt: skip
     for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus", "2", "--port", str(gcs), "--dashboard-port", str(dashboard),
-        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", f"/tmp/ray-{gcs}",
-    ]  # fmt: skip
-    with open(tmp_path / "head.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield environment
-        finally:
-            os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
-            process.wait(timeout=60)
+    words = ["--num-cpus", "2", "--temp-dir", f"/tmp/ray-{gcs}"]
+    with ray_head(gcs, dashboard, environment, tmp_path / "head.log", *words):
+        yield environment
 
 
 @pytest.mark.timeout(280)

@@ -26,7 +26,7 @@ def test_a_job_goes_on_where_rays_agent_was_too_slow_once(
     site, first = tmp_path / "site", tmp_path / "first-agent"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SLOW_ONCE)
-    words = words_for(str(tmp_path), "slow", 10, 10)
+    words = [*words_for(str(tmp_path), "slow", 10, 10), "--cluster.num-workers", "1"]
     status, told = run_job("jobs.train", "digits", *words, PYTHONPATH=str(site), FIRST_AGENT=str(first))
     assert first.exists()
     assert "warning: Ray did not come up, try 1 of 3: The current node timed out during startup" in told
