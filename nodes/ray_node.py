@@ -121,7 +121,7 @@ def stay_while_it_lives(command: list[str], environment: dict[str, str]) -> tupl
 
 
 def stay(command: list[str], environment: dict[str, str]) -> int:
-    """The same, started anew where this didn't become a node, STARTS times in all; the last exit status.
+    """Stay while it lives, and start it anew where this didn't become a node, STARTS times in all; its exit status.
 
     A raylet ends itself where its agent, which imports much and asks nvidia-smi, is not up within 15 s, which nothing
     sets (https://github.com/ray-project/ray/issues/65983). A new machine would be as cold.

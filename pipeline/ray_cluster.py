@@ -84,7 +84,7 @@ def _start_own(cpus: int) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         psutil.wait_procs(left, timeout=10)
-    raise RuntimeError(f"{TRIES} times: {failure} Its logs are in /tmp/ray/session_latest/logs")
+    raise RuntimeError(f"{TRIES} times: {failure.rstrip('.')}; Ray's logs are in /tmp/ray/session_latest/logs")
 
 
 def driver_tags() -> dict[str, str]:
