@@ -58,6 +58,7 @@ def test_cifar10_binary_folder_and_tar_keep_every_pixel(packed: bool, tmp_path: 
     assert len(records_of(config, "train")) == 35
 
 
+@pytest.mark.cluster
 def test_cifar10_of_the_shared_data_is_prepared_whole(shared_data: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, shared_data / "cifar10" / "to_binary.py", tmp_path / "cifar"], check=True)
     config = cifar10_config(tmp_path, tmp_path / "cifar")
