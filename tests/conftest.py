@@ -32,6 +32,8 @@ from pipeline.config import Config
 from pipeline.prepare import prepare
 from pipeline.told import Orders
 
+BIN = Path(sys.executable).parent
+"""Where this environment's programs lie."""
 LONGEST = {"integration", "pipeline"}
 """Folders of tests."""
 
@@ -147,8 +149,8 @@ def has_settled(starter: "subprocess.Popen[bytes]", log: Path) -> bool:
 def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *words: str) -> Iterator[None]:
     """A head that lasts as long as this, started anew where Ray gave up on it: it gives its agent 15 s to come up."""
     command = [
-        Path(sys.executable).parent / "ray", "start", "--head", "--block", "--port", str(gcs), "--dashboard-port",
-        str(dashboard), "--dashboard-agent-listen-port", str(free_port()), *words,
+        BIN / "ray", "start", "--head", "--block", "--port", str(gcs), "--dashboard-port", str(dashboard),
+        "--dashboard-agent-listen-port", str(free_port()), *words,
     ]  # fmt: skip
     for _ in range(3):
         with log.open("w") as output:
@@ -203,8 +205,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     root = tmp_path_factory.mktemp("s3")
     (root / "bucket").mkdir()
     port = free_port()
-    rclone = Path(sys.executable).parent / "rclone"
-    command = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", root]
+    command = [BIN / "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret", root]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_until(lambda: listening(port), 30, "rclone serve s3")

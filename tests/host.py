@@ -15,10 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import processes_named, wait_until
+from tests.conftest import BIN, processes_named, wait_until
 
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 INTERFACE = "eth0"
 S3_PORT, MLFLOW_PORT, GCS_PORT, DASHBOARD_PORT = 9000, 5000, 6379, 8265
 

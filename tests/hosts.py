@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import wait_until
-from tests.host import BIN, INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
+from tests.conftest import BIN, wait_until
+from tests.host import INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
 
 NODE_SETTINGS = {
     "RAY_health_check_initial_delay_ms": "1000",

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.conftest import free_port, listening, wait_until
+from tests.conftest import BIN, free_port, listening, wait_until
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -128,7 +128,7 @@ class Moto:
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
     """A server for the session."""
     port = free_port()
-    program = Path(sys.executable).parent / "moto_server"
+    program = BIN / "moto_server"
     with (tmp_path_factory.mktemp("moto") / "log").open("w") as log:
         environment = os.environ | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
         command = [program, "-H", "0.0.0.0", "-p", str(port)]

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -12,9 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import BIN
 from tests.infra.conftest import Cluster
-
-RAY = Path(sys.executable).parent / "ray"
 
 NO_CAPACITY = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>There is no capacity available that matches
@@ -132,7 +130,7 @@ class RayletsForInstances:
     def _start(self, instance: str, kind: str) -> "subprocess.Popen[bytes]":
         environment = os.environ | self._environment
         environment |= {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}
-        command = [RAY, "start", "--block", "--address", self._address, *self._resources(kind)]
+        command = [BIN / "ray", "start", "--block", "--address", self._address, *self._resources(kind)]
         with self._log.open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 

@@ -1,5 +1,6 @@
 """The autoscaler's file as Terraform rendered it, with a real Ray head and moto's EC2."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import free_port, listening, ray_head, wait_until
+from tests.conftest import BIN, free_port, listening, ray_head, wait_until
 from tests.infra.conftest import ROOT, Cluster
-from tests.infra.stand_ins import RAY, SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers, start_worker
+from tests.infra.stand_ins import SEE_NODES, Ec2Proxy, RayletsForInstances, running_workers, start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(600)]
 
@@ -56,7 +57,7 @@ class Head:
         script = Path(self.environment["HOME"]) / "job"
         script.mkdir(exist_ok=True)
         (script / "gpus.py").write_text(GPUS)
-        command = [RAY, "job", "submit", "--working-dir", script, "--", "python", "gpus.py", str(wanted)]
+        command = [BIN / "ray", "job", "submit", "--working-dir", script, "--", "python", "gpus.py", str(wanted)]
         told = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=300, check=False
         )  # fmt: skip
@@ -85,7 +86,7 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW"))}
     environment |= cluster.moto.environment | {
         "AWS_ENDPOINT_URL_EC2": f"http://127.0.0.1:{ec2_port}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
-        "PATH": f"{RAY.parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+        "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
         "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": found["aws_instance.head"]["id"],
         "RAY_NODE_TYPE_NAME": "head", "RAY_ADDRESS": f"127.0.0.1:{gcs}",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_USAGE_STATS_ENABLED": "0",
@@ -96,22 +97,19 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
     ]  # fmt: skip
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     joining = {key: value for key, value in starting.items() if key != "RAY_enable_autoscaler_v2"}
-    try:
-        with ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words):
-            raylets = RayletsForInstances(
-                cluster.moto.client("ec2"), f"127.0.0.1:{gcs}",
-                lambda kind: ["--num-gpus", str(int(config["available_node_types"][kind]["resources"]["GPU"])),
-                              "--num-cpus", str(int(config["available_node_types"][kind]["resources"]["CPU"]))],
-                joining, tmp_path / "raylets.log",
-            )  # fmt: skip
+
+    def resources(kind: str) -> list[str]:
+        of_kind = config["available_node_types"][kind]["resources"]
+        return ["--num-gpus", str(int(of_kind["GPU"])), "--num-cpus", str(int(of_kind["CPU"]))]
+
+    with contextlib.closing(proxy), ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words):
+        raylets = RayletsForInstances(
+            cluster.moto.client("ec2"), f"127.0.0.1:{gcs}", resources, joining, tmp_path / "raylets.log"
+        )
+        with contextlib.closing(raylets):
             made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
-            try:
-                wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
-                yield made
-            finally:
-                raylets.close()
-    finally:
-        proxy.close()
+            wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
+            yield made
 
 
 def test_jobs_scale_from_nothing_by_priority_and_back_and_leftovers_are_adopted_or_ended(

@@ -18,9 +18,8 @@ from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 from nodes.observers import DASHBOARDS, DATASOURCE, PROMETHEUS, TRAINING
 from nodes.places import RAY_FILES, RAY_TOKEN
 from pipeline.config import Config
-from tests.conftest import free_port, ray_head, wait_until
+from tests.conftest import BIN, free_port, ray_head, wait_until
 from tests.infra.conftest import ROOT
-from tests.infra.stand_ins import RAY
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(400)]
 
@@ -37,7 +36,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW"))} | {
         "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_metrics_report_interval_ms": "1000", "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+        "RAY_metrics_report_interval_ms": "1000", "PATH": f"{BIN}:{os.environ['PATH']}",
     }  # fmt: skip
     try:
         words = ["--num-cpus", "2", "--temp-dir", str(files)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import listening_at, wait_until
+from tests.conftest import BIN, listening_at, wait_until
 from tests.infra.conftest import BRIDGE as ADDRESS
 from tests.infra.conftest import INFRA, Cluster
 from tests.infra.hosts import BRIDGE, Host, ip, require_namespaces
@@ -104,7 +104,7 @@ def machines(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
             for number in (1, 2)
         ),
     ]
-    rclone = Path(sys.executable).parent / "rclone"
+    rclone = BIN / "rclone"
     ip("link", "add", BRIDGE, "type", "bridge")
     s3 = None
     try:

@@ -10,10 +10,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.conftest import free_port, ray_head
+from tests.conftest import BIN, free_port, ray_head
 from tests.integration.conftest import ROOT
-
-RAY = Path(sys.executable).parent / "ray"
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     home.mkdir()
     environment = os.environ | {
         "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "GCS_PORT": str(gcs),
-        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
     }  # fmt: skip
     for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
@@ -38,8 +36,8 @@ def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
     intervals = {"train.steps": 20, "run.eval-interval": 20, "run.sample-interval": 20, "run.log-interval": 10}
     words = [word for key, value in intervals.items() for word in (f"--{key}", str(value))]
     submitted = subprocess.run(
-        [sys.executable, "-c", WAIT_AND_SUBMIT, RAY, *words], cwd=ROOT, env=head, capture_output=True, text=True,
-        timeout=270, check=False,
+        [sys.executable, "-c", WAIT_AND_SUBMIT, BIN / "ray", *words], cwd=ROOT, env=head, capture_output=True,
+        text=True, timeout=270, check=False,
     )  # fmt: skip
     told = submitted.stdout + submitted.stderr
     assert submitted.returncode == 0, told[-4000:]

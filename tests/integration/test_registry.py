@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from PIL import Image
 from jobs.train import job as train_job
 from pipeline.config import Config
 from pipeline.runs import run_sampling
-from tests.conftest import free_port, listening, wait_until
+from tests.conftest import BIN, free_port, listening, wait_until
 from tests.pipeline.test_train import changed
 
 
@@ -29,8 +28,8 @@ from tests.pipeline.test_train import changed
 def served(uri: str, folder: Path) -> Iterator[int]:
     """The port of `mlflow models serve`, started in a folder of its own without this repository on its path."""
     folder.mkdir()
-    port, programs = free_port(), str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    port = free_port()
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)
     command = [
         "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local", "--host", "127.0.0.1",

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.fault_kinds import KINDS, mend
 from benchmarks.fault_runs import difference, losses_of, weights_of, words_for
 from benchmarks.faults import CHECKPOINT_INTERVAL, STEPS, three_nodes, trial, undisturbed
-from tests.conftest import wait_until
-from tests.host import BIN, DASHBOARD_PORT
+from tests.conftest import BIN, wait_until
+from tests.host import DASHBOARD_PORT
 from tests.hosts import Hosts, cluster_of_hosts, free_number, why_not
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]

@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import load
 
 from pipeline import storage
-from pipeline.prepare import prepare
-from tests.conftest import processes_named, tiny_config, wait_until
+from tests.conftest import processes_named, wait_until
 
 TINY = {
     "model.num-layers": 2, "model.num-filters": 8, "model.kernel-size": 3, "model.head-filters": 16,
@@ -164,7 +163,7 @@ def test_errors_of_workers_are_one_line_and_end_the_run_as_failed(
 ) -> None:
     client = mlflow.MlflowClient()  # makes the sqlite tables, which a worker that ends here must not leave half made
     words = words_for(s3, "failing", 40, 20)
-    prepare(tiny_config(tmp_path, data={"url": f"{s3}/data"}))
+    assert run_job("jobs.prepare", "digits", *words)[0] == 0
     shard = f"{s3}/data/train/shard-000003.tar"
     content = storage.read(shard)
     storage.write(shard, content[:-1024])
