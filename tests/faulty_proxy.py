@@ -26,6 +26,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.faults: list[Fault | None] = []
         self.met: list[Fault] = []
         self.sent = 0
+        """Bytes of objects, counted before they leave: whoever holds the last one finds it counted."""
         self._lock = threading.Lock()
 
     @property
@@ -38,6 +39,10 @@ class FaultyProxy(ThreadingHTTPServer):
             if fault:
                 self.met.append(fault)
             return fault
+
+    def count_sent(self, size: int) -> None:
+        with self._lock:
+            self.sent += size
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,8 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("reset", "stall", "truncate"):
             content = content[: len(content) // 2]
         if self.command != "HEAD":
+            self.server.count_sent(len(content) if is_object else 0)
             self.wfile.write(content)
-            self.server.sent += len(content) if is_object else 0
         if fault == "stall":
             self.wfile.flush()
             time.sleep(self.server.stall_seconds)

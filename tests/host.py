@@ -212,8 +212,9 @@ class Host:
             end(self.node)
             self.node = None
         for process in self.processes():
-            if "ray" in " ".join(process.cmdline()[:4]).lower() and "jobs." not in " ".join(process.cmdline()):
-                with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):  # those just killed may be gone at any moment
+                words = process.cmdline()
+                if "ray" in " ".join(words[:4]).lower() and "jobs." not in " ".join(words):
                     process.kill()
 
     def drain(self, seconds: int) -> float:

@@ -189,14 +189,14 @@ class Hosts:
         return match.group(1).split() if match else []
 
     def remove(self) -> None:
-        """End what was started here and take the hosts away."""
-        for server in (self._s3, self._mlflow):
-            if server:
-                end(server)
-        for host in self.hosts:
-            host.remove()
-        ip("link", "del", self.network.bridge)
-        subprocess.run(["umount", self.disk], check=True)
+        """End what was started here and take the hosts away; what fails keeps nothing of the rest, and is raised."""
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(subprocess.run, ["umount", self.disk], check=True)
+            last_first.callback(ip, "link", "del", self.network.bridge)
+            for host in self.hosts:
+                last_first.callback(host.remove)
+            for server in filter(None, (self._s3, self._mlflow)):
+                last_first.callback(end, server)
 
 
 class _Busy(http.server.BaseHTTPRequestHandler):
