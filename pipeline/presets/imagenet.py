@@ -7,8 +7,8 @@ from pipeline.presets.preset import GPUS, HEAD, NOT_MEASURED, Preset
 IMAGENET_GATED = GatedPixelCNNModel(num_layers=20, num_filters=384, kernel_size=5, head_filters=HEAD, conditional=False)
 """Section 3.1 of the paper; the head's 1,026 filters are the nearest to PixelRNN's 1,024 that three colours divide."""
 
-H100_TFLOPS = 450.0
-"""Measured for a step of 128 images on one H100, benchmarks/gpu.md; fewer images a GPU do less."""
+H100_TFLOPS = 500.0
+"""Measured on one H100 in a step of `imagenet32` (128 images) and `imagenet64` (32), benchmarks/gpu.md, rounded."""
 
 
 def _imagenet(size: int, name: str, model: Model) -> Config:
@@ -48,13 +48,13 @@ IMAGENET: dict[str, Preset] = {
     "imagenet32": Preset(
         _imagenet(32, "imagenet32", IMAGENET_GATED),
         data_version="imagenet32-box, ILSVRC2012 by Pillow's BOX as in arXiv 1707.08819",
-        cost="11.0 hours on one H100 by a measured step; the paper's took 60 hours on 32 GPUs",
+        cost="10.0 hours on one H100 by a measured step; the paper's took 60 hours on 32 GPUs",
         expect="3.83 bits/dim on validation, arXiv 1606.05328, Table 2, whose downsampling is another: not comparable",
     ),
     "imagenet64": Preset(
         _imagenet(64, "imagenet64", IMAGENET_GATED),
         data_version="imagenet64-box, ILSVRC2012 by Pillow's BOX as in arXiv 1707.08819",
-        cost="42 hours on one H100 by a measured step",
+        cost="39 hours on one H100 by a measured step of 32 images",
         expect="3.57 bits/dim on validation, arXiv 1606.05328, Table 2, whose downsampling is another: not comparable",
     ),
     "imagenet32-autoencoder": Preset(
