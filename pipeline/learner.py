@@ -20,7 +20,7 @@ from pipeline.manifest import Manifest
 from pipeline.mlflow_run import Entry
 from pipeline.model_config import PortraitModel
 from pipeline.optim import Averaged, build_optimizer, set_rates
-from pipeline.precision import ModelWithLosses, compiled, on_device
+from pipeline.precision import ModelWithLosses, compiled, is_compiled, on_device
 from pipeline.storage import join
 from pipeline.stream import Batch, TrainingStream, own_parts
 from pipeline.worker import Worker
@@ -45,6 +45,7 @@ class Learner:
         self.gradient_norm = torch.zeros((), device=worker.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
         self._losses: nn.Module = ModelWithLosses(config, self.model, worker.device)
+        self._is_compiled = is_compiled(config, worker.device)
 
     @property
     def averaged_model(self) -> TrainableModel:
@@ -100,7 +101,8 @@ class Learner:
         self.images_seen += self.config.train.batch_size
         set_rates(self.optimizer, self.config.train, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.compiler.cudagraph_mark_step_begin()  # with CUDA graphs: what the step before left may be overwritten
+        if self._is_compiled:  # with CUDA graphs: what the step before left may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # imports Inductor, for seconds
         images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)
         losses = torch.zeros((), device=self.worker.device)
         for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):

@@ -14,6 +14,7 @@ import ray.train
 import torch
 from ray._private.state import state as ray_state
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
@@ -175,7 +176,11 @@ class _PresentNodesPolicy(ElasticScalingPolicy):
 
 
 class Trainer(TorchTrainer):
-    """Ray's trainer with our policy where the number of workers is a range."""
+    """Ray's trainer with our policy where the number of workers is a range, and without an actor for Ray Data."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Ray's own but one, which starts a process beside each group to deal out Ray datasets: there are none."""
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **parts: object) -> ray.train.Result:
         if self.scaling_config.elasticity_enabled:

@@ -14,6 +14,7 @@ from pipeline.errors import NoMemoryError, UserError
 from pipeline.ray_cluster import ray  # decides on a token before Ray is imported
 
 # isort: split
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import state
 
@@ -132,6 +133,15 @@ def test_a_range_of_workers_gets_our_policy(monkeypatch: pytest.MonkeyPatch) -> 
         trainer = Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=workers))
         trainer._initialize_and_run_controller(scaling_policy=None)
         assert isinstance(given["scaling_policy"], ray_controller._PresentNodesPolicy) is ours
+
+
+def test_all_of_rays_callbacks_are_there_but_the_one_that_starts_a_process_for_ray_data() -> None:
+    ours, rays = (
+        [type(each) for each in trainer(lambda: None)._create_default_callbacks()]
+        for trainer in (Trainer, ray.train.torch.TorchTrainer)
+    )
+    assert len(rays) >= 5
+    assert ours == [each for each in rays if each is not DatasetsCallback] != rays
 
 
 def test_limits_reach_ray_train_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:

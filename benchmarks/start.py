@@ -1,0 +1,108 @@
+"""What a run costs before its first step: seconds, and the processors' seconds by process.
+
+`python -m benchmarks.start --beside FOLDER --repeats 3` starts a tiny run of two workers on a cluster of its own, in
+this checkout and in another one, in turn; each is ended after its first step.
+"""
+
+import argparse
+import collections
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+SIZE = ["--model.num-layers", "2", "--model.num-filters", "8", "--train.batch-size", "32", "--run.log-interval", "1"]
+SECONDS_BETWEEN_LOOKS = 0.25
+
+
+class Used:
+    """The processors' seconds of a process and of all below it, those that have ended among them."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._seconds: dict[int, tuple[str, float]] = {}
+
+    def look(self) -> None:
+        """Ask the kernel; call it often, as what a process used after the last look before its end is not seen."""
+        for each in [self._process, *self._process.children(recursive=True)]:
+            try:
+                times, words = each.cpu_times(), each.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            self._seconds[each.pid] = (_name(words), times.user + times.system)
+
+    def by_name(self) -> collections.Counter[str]:
+        """Seconds by what the processes are called."""
+        found: collections.Counter[str] = collections.Counter()
+        for name, seconds in self._seconds.values():
+            found[name] += seconds
+        return found
+
+
+def _name(words: list[str]) -> str:
+    """A worker of Ray's by its actor's name, a program by its file or module."""
+    if words and words[0].startswith("ray::"):
+        return words[0].split(".")[0].strip()
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    return next((Path(word).name for word in words if not word.startswith("-") and "python" not in Path(word).name), "")
+
+
+def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter[str]]:
+    """Seconds from the command to a run's first step, and those of the processors by process.
+
+    Raises:
+        RuntimeError: it ended before.
+    """
+    words = ["digits", *SIZE, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    environment |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "jobs.prepare", *words], cwd=checkout, env=environment, check=True, capture_output=True
+    )
+    log, began = folder / "log", time.monotonic()
+    with log.open("w") as output:
+        job = psutil.Popen(
+            [sys.executable, "-m", "jobs.train", *words], cwd=checkout, env=environment, stdout=output, stderr=output
+        )
+    used = Used(job)
+    try:
+        while not re.search(r"^step 1/", log.read_text(), re.MULTILINE):
+            if job.poll() is not None:
+                raise RuntimeError(f"{checkout}: no first step:\n{log.read_text()}")
+            used.look()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        used.look()
+        return time.monotonic() - began, used.by_name()
+    finally:
+        job.terminate()
+        job.wait()
+
+
+def main() -> None:
+    """Print a line for each start, then the means by process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beside", type=Path, help="another checkout, run in turn with this one by the same Python")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    checkouts = [ROOT, *([arguments.beside.resolve()] if arguments.beside else [])]
+    sums = {checkout: collections.Counter[str]() for checkout in checkouts}
+    for _ in range(arguments.repeats):
+        for checkout in checkouts:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds, used = first_step(checkout, Path(folder))
+            print(f"{checkout.name}: {seconds:.1f} s, processors {used.total():.1f} s", flush=True)
+            sums[checkout].update(used)
+    print("| process |", *(f"{checkout.name} |" for checkout in checkouts))
+    for name, _ in (sum(sums.values(), collections.Counter[str]())).most_common():
+        print(f"| {name} |", *(f"{sums[checkout][name] / arguments.repeats:.1f} |" for checkout in checkouts))
+
+
+if __name__ == "__main__":
+    main()
