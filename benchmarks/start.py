@@ -6,6 +6,7 @@ this checkout and in another one, in turn; each is ended after its first step.
 
 import argparse
 import collections
+import contextlib
 import os
 import re
 import subprocess
@@ -21,28 +22,15 @@ SIZE = ["--model.num-layers", "2", "--model.num-filters", "8", "--train.batch-si
 SECONDS_BETWEEN_LOOKS = 0.25
 
 
-class Used:
-    """The processors' seconds of a process and of all below it, those that have ended among them."""
+def look(job: psutil.Process, seen: dict[int, tuple[str, float]]) -> None:
+    """Note name and processors' seconds of a process and of all below it, by number; those that have ended stay.
 
-    def __init__(self, process: psutil.Process) -> None:
-        self._process = process
-        self._seconds: dict[int, tuple[str, float]] = {}
-
-    def look(self) -> None:
-        """Ask the kernel; call it often, as what a process used after the last look before its end is not seen."""
-        for each in [self._process, *self._process.children(recursive=True)]:
-            try:
-                times, words = each.cpu_times(), each.cmdline()
-            except psutil.NoSuchProcess:
-                continue
-            self._seconds[each.pid] = (_name(words), times.user + times.system)
-
-    def by_name(self) -> collections.Counter[str]:
-        """Seconds by what the processes are called."""
-        found: collections.Counter[str] = collections.Counter()
-        for name, seconds in self._seconds.values():
-            found[name] += seconds
-        return found
+    Call it often: what a process used after the last look before its end is not seen.
+    """
+    for each in [job, *job.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times, words = each.cpu_times(), each.cmdline()
+            seen[each.pid] = (_name(words), times.user + times.system)
 
 
 def _name(words: list[str]) -> str:
@@ -61,25 +49,28 @@ def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter
         RuntimeError: it ended before.
     """
     words = ["digits", *SIZE, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    environment |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
     subprocess.run(
         [sys.executable, "-m", "jobs.prepare", *words], cwd=checkout, env=environment, check=True, capture_output=True
     )
     log, began = folder / "log", time.monotonic()
     with log.open("w") as output:
-        job = psutil.Popen(
+        job = subprocess.Popen(
             [sys.executable, "-m", "jobs.train", *words], cwd=checkout, env=environment, stdout=output, stderr=output
         )
-    used = Used(job)
+    seen: dict[int, tuple[str, float]] = {}
     try:
         while not re.search(r"^step 1/", log.read_text(), re.MULTILINE):
             if job.poll() is not None:
                 raise RuntimeError(f"{checkout}: no first step:\n{log.read_text()}")
-            used.look()
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        used.look()
-        return time.monotonic() - began, used.by_name()
+            look(psutil.Process(job.pid), seen)
+        used = collections.Counter[str]()
+        for name, seconds in seen.values():
+            used[name] += seconds
+        return time.monotonic() - began, used
     finally:
         job.terminate()
         job.wait()

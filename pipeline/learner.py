@@ -45,7 +45,6 @@ class Learner:
         self.gradient_norm = torch.zeros((), device=worker.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=worker.device)
         self._losses: nn.Module = ModelWithLosses(config, self.model, worker.device)
-        self._is_compiled = is_compiled(config, worker.device)
 
     @property
     def averaged_model(self) -> TrainableModel:
@@ -101,8 +100,8 @@ class Learner:
         self.images_seen += self.config.train.batch_size
         set_rates(self.optimizer, self.config.train, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        if self._is_compiled:  # with CUDA graphs: what the step before left may be overwritten
-            torch.compiler.cudagraph_mark_step_begin()  # imports Inductor, for seconds
+        if is_compiled(self.config, self.worker.device):  # else it would import Inductor, for seconds
+            torch.compiler.cudagraph_mark_step_begin()  # with CUDA graphs: the step before's may be overwritten
         images, labels = batch.images.split(batch.part_sizes), batch.labels.split(batch.part_sizes)
         losses = torch.zeros((), device=self.worker.device)
         for part, part_images, part_labels in zip(self._parts, images, labels, strict=True):
