@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py.
-IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui gpu-figures test test-cluster test-infra lint ci clean
@@ -52,10 +52,10 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/lint-imports
 
 test: lint .venv-checkov/installed ## lint, types, import law and the tests, in minutes
-	$(BIN)/python -m pytest -q $(IN_TWO) -m "not cluster and not infra"
+	$(BIN)/python -m pytest -q -n 2 $(BY_FILE) -m "not cluster and not infra"
 
 test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -n 2 $(BY_FILE) -m cluster
 
 # An environment of its own: checkov pins much of what the project pins otherwise.
 .venv-checkov/installed:
@@ -64,7 +64,7 @@ test-cluster: .venv/installed-dev ## the slow tests: kills of workers and driver
 	touch $@
 
 test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, its autoscaler and user data on hosts of their own; minutes, wants root
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q $(IN_TWO) tests/infra
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n 3 $(BY_FILE) -m infra
 
 ci: ## what CI runs
 	.ci/run

@@ -34,14 +34,25 @@ from pipeline.told import Orders
 
 BIN = Path(sys.executable).parent
 """Where this environment's programs lie."""
-LONGEST = {"integration", "pipeline"}
-"""Folders of tests."""
+LONGEST = (
+    "integration/test_survival.py", "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_autoscaler.py",
+    "infra/test_mlflow_server.py", "integration", "pipeline",
+)  # fmt: skip
+"""Files of tests and folders of them: what takes longest, most of it waiting, and what takes long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole jobs first, small tests last: two processes that share the files then end at nearly the same time."""
+    """What takes longest first, small tests last: processes that share the files then end at nearly the same time.
+
+    test_mlflow_server.py follows test_destroy.py in its process, where Terraform would make a cluster for others.
+    """
     here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in LONGEST)
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(here).as_posix()
+        return next((n for n, name in enumerate(LONGEST) if name in (path, path.split("/")[0])), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @dataclass(frozen=True)

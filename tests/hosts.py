@@ -174,9 +174,20 @@ class Hosts:
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until Ray has exactly so many nodes."""
-        wait_until(lambda: len(self.alive()) == count, PATIENCE, f"{count} nodes")
+        wait_until(lambda: self._are_there(count), PATIENCE, f"{count} nodes")
+
+    def _are_there(self, count: int) -> bool:
+        self._start_anew()
+        return len(self.alive()) == count
+
+    def _start_anew(self) -> None:
+        """Start nodes again that have ended by themselves: Ray gives one up whose agent is not up within 15 s."""
+        for host in self.hosts:
+            if host.node and host.node.poll() is not None:
+                host.start_node()
 
     def _head_answers(self) -> bool:
+        self._start_anew()
         head = self[0].start(BIN / "ray", "health-check", "--address", self.network.gcs)
         head.communicate(timeout=PATIENCE)
         return head.returncode == 0

@@ -1,5 +1,6 @@
 """A cluster that Terraform made in moto, shared by the tests of infra/."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -41,11 +42,6 @@ resource "aws_s3_bucket_policy" "this" {
   })
 }
 """
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What destroys the shared cluster goes last, of two processes' files, too, each of which shares one."""
-    items.sort(key=lambda item: item.path.name == "test_destroy.py")
 
 
 def provider_folder() -> str | None:
@@ -124,12 +120,12 @@ class Moto:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
-    """A server for the session."""
+@contextlib.contextmanager
+def serving_moto(folder: Path) -> Iterator[Moto]:
+    """A server of an AWS account of its own; its log in the folder."""
     port = free_port()
     program = BIN / "moto_server"
-    with (tmp_path_factory.mktemp("moto") / "log").open("w") as log:
+    with (folder / "log").open("w") as log:
         environment = os.environ | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
         command = [program, "-H", "0.0.0.0", "-p", str(port)]
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as server:
@@ -138,6 +134,13 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
                 yield Moto(port)
             finally:
                 server.terminate()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """A server for the session."""
+    with serving_moto(tmp_path_factory.mktemp("moto")) as served:
+        yield served
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,16 @@ BRIDGE = "10.64.254.1"
 
 @pytest.fixture(scope="session")
 def cluster(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """infra/ applied in moto, once for the session."""
+    return applied(moto, tmp_path_factory.mktemp("applied"))
+
+
+def applied(moto: Moto, parent: Path) -> Cluster:
     """infra/ applied in moto, with software as `infra/software build` makes it for images with the environment."""
-    folder = configuration(tmp_path_factory.mktemp("applied") / "infra")
+    folder = configuration(parent / "infra")
     (folder / "moto_override.tf").write_text(MOTO_OVERRIDE)
     (folder / "storage" / "moto_override.tf").write_text(POLICY_OVERRIDE)
-    software, s3_port = tmp_path_factory.mktemp("software") / "software", free_port()
+    software, s3_port = parent / "software", free_port()
     build = [
         sys.executable, INFRA / "software", "build", "--no-dependencies", "--folder", software,
         "--variables", folder / "software.auto.tfvars.json",

@@ -1,16 +1,24 @@
-"""infra/ in moto destroyed: refused, kept, taken over again, to nothing. Goes last, as it ends the shared cluster."""
+"""infra/ in moto destroyed: refused, kept, taken over again, to nothing."""
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.infra.conftest import INFRA, Cluster
+from tests.infra.conftest import INFRA, Cluster, applied, serving_moto
 from tests.infra.stand_ins import start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """One of this test's own, in an account of its own, as nothing of either is left."""
+    with serving_moto(tmp_path) as moto:
+        yield applied(moto, tmp_path)
 
 
 def destroy(cluster: Cluster, *words: str) -> "subprocess.CompletedProcess[str]":
