@@ -56,6 +56,12 @@ def open_run(identity: RunIdentity) -> str:
     return str(session.run_id)
 
 
+def make_run(identity: RunIdentity) -> None:
+    """Make the run in MLflow where there is none yet; tried once, in vain where MLflow does not answer."""
+    with contextlib.suppress(Exception):  # whoever has something to tell of the run tries on
+        Session(identity)
+
+
 def last_checkpoint_told(identity: RunIdentity) -> str:
     """URL of the run's last checkpoint as MLflow knows it; empty where it doesn't, or does not answer."""
     try:

@@ -16,7 +16,7 @@ from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
-from pipeline.mlflow_run import end_run, last_checkpoint_told
+from pipeline.mlflow_run import end_run, last_checkpoint_told, make_run
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
@@ -125,6 +125,16 @@ def identity_of(config: Config, url: str = "", name: str = "") -> RunIdentity:
     manifest = load_manifest(config, config.data.train_split)
     identity = identify(config, manifest, url or run_url_of(config), git_commit())
     return dataclasses.replace(identity, name=name) if name else identity
+
+
+def begin_run(config: Config, tags: Mapping[str, str]) -> None:
+    """Make a run's MLflow run from the driver, before a worker can.
+
+    Else whoever tells of a run makes it, and two processes that look for it at the same moment would make two. Where
+    MLflow does not answer, the first of them makes it later.
+    """
+    identity = identity_of(config)
+    make_run(dataclasses.replace(identity, tags=identity.tags | dict(tags)))
 
 
 def mark_run(

@@ -35,8 +35,9 @@ from pipeline.told import Orders
 BIN = Path(sys.executable).parent
 """Where this environment's programs lie."""
 LONGEST = (
-    "integration/test_survival.py", "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_autoscaler.py",
-    "infra/test_mlflow_server.py", "integration", "pipeline",
+    "integration/test_survival.py", "integration/test_search.py", "integration/test_two_workers.py",
+    "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_autoscaler.py", "infra/test_mlflow_server.py",
+    "integration", "pipeline",
 )  # fmt: skip
 """Files of tests and folders of them: what takes longest, most of it waiting, and what takes long."""
 
@@ -44,7 +45,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest first, small tests last: processes that share the files then end at nearly the same time.
 
-    test_mlflow_server.py follows test_destroy.py in its process, where Terraform would make a cluster for others.
+    infra/test_mlflow_server.py follows test_destroy.py in its process, where Terraform would make a cluster for others.
     """
     here = Path(__file__).parent
 

@@ -1,5 +1,6 @@
 """Keeps what becomes of a search's trials, as Ray Tune tells it, in the search's folder and in MLflow."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import ray.cloudpickle
 from ray import tune
 
 from pipeline.cost import training_flops
-from pipeline.errors import NoMemoryError
-from pipeline.runs import mark_run
+from pipeline.errors import NoMemoryError, UserError
+from pipeline.runs import begin_run, mark_run
 from pipeline.search.record import ENDED, Report, TrialRecord, TrialState, load_records
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
@@ -25,6 +26,15 @@ class Recorder(tune.Callback):
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._records = {record.name: record for record in load_records(plan.url)}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tune calls it before the trial's function: a trial that is stopped at once has its one MLflow run already."""
+        name, values = self._plan.named(trial.trial_id, trial.config)
+        record = self._records.get(name)
+        if record and record.state in ENDED:
+            return
+        with contextlib.suppress(UserError):  # which the trial meets, too, and fails with
+            begin_run(trial_config(self._plan.config, values, name), self._plan.tags)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Add what is new; a report that was kept before is no news."""

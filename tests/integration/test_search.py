@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.integration.test_two_workers import descendants, logged, train_workers
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def words_for(root: Path, workers: int, steps: int, scheduler: str, *space: str) -> list[str]:
@@ -67,7 +67,9 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
 def _require_nested_runs(root: Path) -> None:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("pixelcnn-ray")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in found}
+    assert len(found) == len(runs)
     parent = runs.pop("digits-search")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {name: (run.data.tags["stopped_early"], run.info.status) for name, run in runs.items()} == {

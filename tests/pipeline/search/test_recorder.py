@@ -1,0 +1,75 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import pytest
+
+from pipeline.config import Config
+from pipeline.run_identity import default_tracking_uri
+from pipeline.runs import identity_of
+from pipeline.search.record import Report, load_records
+from pipeline.search.recorder import Recorder
+from pipeline.search.space import parse_space, search_url, trial_config
+from pipeline.search.trial import Plan
+from pipeline.tracking import Tracker
+from tests.pipeline.test_train import changed
+
+VALUES = {"model.num_layers": 1}
+TRIAL = SimpleNamespace(trial_id="some_00000", config=VALUES, pickled_error_file="")
+REPORT = Report(bits_per_dim=2.5, images_seen=32.0, pflop=1e-6, progress=50.0)
+
+
+@pytest.fixture
+def plan(digits: Config) -> Plan:
+    config = changed(digits, search={"space": ("model.num_layers=choice(1,2)",)})
+    taken: Any = None
+    return Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, taken)
+
+
+def begun(plan: Plan) -> Recorder:
+    """A recorder that Tune has told of a trial's start."""
+    recorder = Recorder(plan)
+    recorder.on_trial_start(0, [], TRIAL)
+    return recorder
+
+
+def runs_of(plan: Plan) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(plan.tracking_uri)
+    experiment = client.get_experiment_by_name(plan.config.tracking.experiment)
+    return [] if experiment is None else client.search_runs([experiment.experiment_id])
+
+
+def test_a_trial_has_its_run_before_its_function_can_make_one(plan: Plan) -> None:
+    recorder = begun(plan)
+    (made,) = runs_of(plan)
+    assert (made.info.run_name, made.info.status, made.data.tags["search"]) == ("layers1", "RUNNING", "some")
+    told = REPORT.model_dump() | {"time_this_iter_s": 1.0}
+    recorder.on_trial_result(1, [], TRIAL, told)
+    recorder.on_trial_complete(1, [], TRIAL)
+    Tracker(identity_of(trial_config(plan.config, VALUES, "layers1"))).close(None)  # a worker that tells something late
+    (run,) = runs_of(plan)
+    assert run.info.run_id == made.info.run_id
+    assert (run.info.status, run.data.tags["stopped_early"]) == ("FINISHED", "true")
+    assert [record.state for record in load_records(plan.url)] == ["stopped early"]
+
+
+def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
+    recorder = begun(plan)
+    recorder.on_trial_result(1, [], TRIAL, REPORT.model_dump() | {"time_this_iter_s": 1.0})
+    recorder.on_trial_complete(1, [], TRIAL)
+    (made,) = runs_of(plan)
+    mlflow.MlflowClient(plan.tracking_uri).delete_run(made.info.run_id)
+    begun(plan)
+    assert runs_of(plan) == []
+
+
+def test_neither_a_server_that_is_away_nor_missing_data_ends_the_search(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    begun(plan)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", plan.tracking_uri)
+    Path(plan.config.data.url, "train", "manifest.json").unlink()
+    begun(plan)
+    assert not (Path(plan.url) / "trials").exists()
