@@ -57,7 +57,10 @@ def open_run(identity: RunIdentity) -> str:
 
 
 def make_run(identity: RunIdentity) -> None:
-    """Make the run in MLflow where there is none yet; tried once, in vain where MLflow does not answer."""
+    """Make the run in MLflow where there is none yet; tried once, in vain where MLflow does not answer.
+
+    Else whoever tells of a run makes it, and two processes that look for it at the same moment make two.
+    """
     with contextlib.suppress(Exception):  # whoever has something to tell of the run tries on
         Session(identity)
 

@@ -16,7 +16,7 @@ from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
-from pipeline.mlflow_run import end_run, last_checkpoint_told, make_run
+from pipeline.mlflow_run import end_run, last_checkpoint_told
 from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
@@ -44,8 +44,7 @@ def run_training(
         StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
     """
     prepare_digits(config)
-    identity = identity_of(config)
-    identity = dataclasses.replace(identity, tags=identity.tags | driver_tags() | dict(tags or {}))
+    identity = identity_of(config, tags=driver_tags() | dict(tags or {}))
     _newest_step(config)
     try:
         reached = run_on_workers(
@@ -120,21 +119,11 @@ def prepare_digits(config: Config) -> None:
         prepare(config)
 
 
-def identity_of(config: Config, url: str = "", name: str = "") -> RunIdentity:
-    """What MLflow knows the run by; another folder and name are those of a search."""
+def identity_of(config: Config, url: str = "", name: str = "", tags: Mapping[str, str] | None = None) -> RunIdentity:
+    """What MLflow knows the run by, with more tags; another folder and name are those of a search."""
     manifest = load_manifest(config, config.data.train_split)
     identity = identify(config, manifest, url or run_url_of(config), git_commit())
-    return dataclasses.replace(identity, name=name) if name else identity
-
-
-def begin_run(config: Config, tags: Mapping[str, str]) -> None:
-    """Make a run's MLflow run from the driver, before a worker can.
-
-    Else whoever tells of a run makes it, and two processes that look for it at the same moment would make two. Where
-    MLflow does not answer, the first of them makes it later.
-    """
-    identity = identity_of(config)
-    make_run(dataclasses.replace(identity, tags=identity.tags | dict(tags)))
+    return dataclasses.replace(identity, name=name or identity.name, tags=identity.tags | dict(tags or {}))
 
 
 def mark_run(
@@ -151,8 +140,7 @@ def mark_run(
         status: how it ended; None leaves that as it is.
         measures: metrics by step; those that the server has are passed over.
     """
-    identity = identity_of(config)
-    tracker = Tracker(dataclasses.replace(identity, tags=identity.tags | dict(tags)))
+    tracker = Tracker(identity_of(config, tags=tags))
     tracker.tags(dict(tags))
     for step, values in (measures or {}).items():
         tracker.metrics(step, values)

@@ -14,7 +14,8 @@ from ray import tune
 
 from pipeline.cost import training_flops
 from pipeline.errors import NoMemoryError, UserError
-from pipeline.runs import begin_run, mark_run
+from pipeline.mlflow_run import make_run
+from pipeline.runs import identity_of, mark_run
 from pipeline.search.record import ENDED, Report, TrialRecord, TrialState, load_records
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
@@ -34,7 +35,7 @@ class Recorder(tune.Callback):
         if record and record.state in ENDED:
             return
         with contextlib.suppress(UserError):  # which the trial meets, too, and fails with
-            begin_run(trial_config(self._plan.config, values, name), self._plan.tags)
+            make_run(identity_of(trial_config(self._plan.config, values, name), tags=self._plan.tags))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Add what is new; a report that was kept before is no news."""

@@ -4,7 +4,6 @@ Every report of a trial is kept in the search's folder. The same command later h
 again before it trains on, so that scheduler and searcher know what they knew, and what has ended is not repeated.
 """
 
-import dataclasses
 import json
 import logging
 import os
@@ -54,8 +53,7 @@ def run_search(config: Config) -> list[TrialRecord]:
     url = search_url(config)
     _require_same_search(config, url)
     start_cluster(cluster.num_workers * cluster.cpus_per_worker)
-    identity = identity_of(config, url, search_name(config))
-    identity = dataclasses.replace(identity, tags=identity.tags | driver_tags())
+    identity = identity_of(config, url, search_name(config), driver_tags())
     tags = {name: identity.tags[name] for name in ("git_commit", "mlflow.source.git.commit", *driver_tags())}
     tags |= {"mlflow.parentRunId": open_run(identity), "search": search_name(config), "stopped_early": "false"}
     with places_freed() as taken:

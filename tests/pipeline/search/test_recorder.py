@@ -4,6 +4,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.entities import Run
 
 from pipeline.config import Config
 from pipeline.run_identity import default_tracking_uri
@@ -13,6 +14,7 @@ from pipeline.search.recorder import Recorder
 from pipeline.search.space import parse_space, search_url, trial_config
 from pipeline.search.trial import Plan
 from pipeline.tracking import Tracker
+from tests.pipeline.test_tracking import runs_of
 from tests.pipeline.test_train import changed
 
 VALUES = {"model.num_layers": 1}
@@ -34,21 +36,19 @@ def begun(plan: Plan) -> Recorder:
     return recorder
 
 
-def runs_of(plan: Plan) -> list[mlflow.entities.Run]:
-    client = mlflow.MlflowClient(plan.tracking_uri)
-    experiment = client.get_experiment_by_name(plan.config.tracking.experiment)
-    return [] if experiment is None else client.search_runs([experiment.experiment_id])
+def runs(plan: Plan) -> list[Run]:
+    return runs_of(identity_of(plan.config))
 
 
 def test_a_trial_has_its_run_before_its_function_can_make_one(plan: Plan) -> None:
     recorder = begun(plan)
-    (made,) = runs_of(plan)
+    (made,) = runs(plan)
     assert (made.info.run_name, made.info.status, made.data.tags["search"]) == ("layers1", "RUNNING", "some")
     told = REPORT.model_dump() | {"time_this_iter_s": 1.0}
     recorder.on_trial_result(1, [], TRIAL, told)
     recorder.on_trial_complete(1, [], TRIAL)
     Tracker(identity_of(trial_config(plan.config, VALUES, "layers1"))).close(None)  # a worker that tells something late
-    (run,) = runs_of(plan)
+    (run,) = runs(plan)
     assert run.info.run_id == made.info.run_id
     assert (run.info.status, run.data.tags["stopped_early"]) == ("FINISHED", "true")
     assert [record.state for record in load_records(plan.url)] == ["stopped early"]
@@ -58,10 +58,10 @@ def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
     recorder = begun(plan)
     recorder.on_trial_result(1, [], TRIAL, REPORT.model_dump() | {"time_this_iter_s": 1.0})
     recorder.on_trial_complete(1, [], TRIAL)
-    (made,) = runs_of(plan)
+    (made,) = runs(plan)
     mlflow.MlflowClient(plan.tracking_uri).delete_run(made.info.run_id)
     begun(plan)
-    assert runs_of(plan) == []
+    assert runs(plan) == []
 
 
 def test_neither_a_server_that_is_away_nor_missing_data_ends_the_search(
