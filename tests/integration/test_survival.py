@@ -9,8 +9,8 @@ import pytest
 from benchmarks.fault_kinds import KINDS, mend
 from benchmarks.fault_runs import difference, losses_of, weights_of, words_for
 from benchmarks.faults import CHECKPOINT_INTERVAL, STEPS, three_nodes, trial, undisturbed
-from tests.conftest import BIN, wait_until
-from tests.host import DASHBOARD_PORT
+from tests.conftest import BIN
+from tests.host import DASHBOARD_PORT, Job
 from tests.hosts import Hosts, cluster_of_hosts, free_number, why_not
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -70,22 +70,17 @@ def test_a_stopped_job_has_kept_its_step_and_the_same_command_goes_on(three: Hos
     words = ["jobs.train", *words_for("stopped", 0, "s3://bucket/runs", STEPS, 1, 1000)[1:]]
     address = ["--address", f"http://{three[0].address}:{DASHBOARD_PORT}"]
     submit = three[0].start(
-        BIN / "ray", "job", "submit", *address, "--submission-id", "to-stop", "--no-wait", "--working-dir", ".", "--",
-        "python", "-u", "-m", *words,
+        BIN / "ray", "job", "submit", *address, "--submission-id", "to-stop", "--working-dir", ".", "--",
+        "python", "-u", "-m", *words, PYTHONUNBUFFERED="1",
     )  # fmt: skip
-    told, _ = submit.communicate(timeout=120)
-    assert submit.returncode == 0, told
-
-    def logs() -> str:
-        listed = three[0].start(BIN / "ray", "job", "logs", *address, "to-stop")
-        return listed.communicate(timeout=60)[0]
-
-    wait_until(lambda: f"step 20/{STEPS}" in logs(), 120, "step 20")
+    job = Job(submit)  # prints the job's lines while it runs
+    job.wait_for_step(20)
     stopped = three[0].start(BIN / "ray", "job", "stop", *address, "to-stop")
     told, _ = stopped.communicate(timeout=120)
     assert stopped.returncode == 0, told
-    match = re.search(r"stopped after step (\d+)", logs())
-    assert match, logs()
+    job.end(120)
+    match = re.search(r"stopped after step (\d+)", job.told)
+    assert match, job.told
     assert status_of(three, "stopped") == "KILLED"
     again = three[0].job(*words)
     assert again.end() == 0, again.told
