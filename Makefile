@@ -5,7 +5,11 @@ BIN := .venv/bin
 # A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # All cores compile what pip would with one; what a package has for a newer Python can't be, and pip passes over it, too.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+define INSTALL
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '$(1)'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	touch $@
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui gpu-figures test test-cluster test-infra lint ci clean
@@ -16,14 +20,10 @@ help: ## list the targets
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable .
-	$(COMPILE)
-	touch $@
+	$(call INSTALL,.)
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(COMPILE)
-	touch $@
+	$(call INSTALL,.[dev])
 
 install: .venv/installed ## make .venv with the pinned versions
 

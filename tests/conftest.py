@@ -37,8 +37,7 @@ BIN = Path(sys.executable).parent
 LONGEST = (
     "integration/test_survival.py", "integration/test_search.py", "integration/test_two_workers.py",
     "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_observers.py", "infra/test_mlflow_server.py",
-    "infra/test_autoscaler.py",
-    "integration", "pipeline",
+    "infra/test_autoscaler.py", "integration", "pipeline",
 )  # fmt: skip
 """Files of tests and folders of them: what takes longest, most of it waiting, and what takes long."""
 

@@ -194,7 +194,7 @@ class Hosts:
             f"http://{self[0].address}:{DASHBOARD_PORT}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"}
         )
         try:
-            with urllib.request.urlopen(asked, timeout=10) as answer:
+            with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
                 nodes = json.load(answer)["data"]["result"]["result"]
         except OSError:
             return []

@@ -69,16 +69,16 @@ def test_a_stopped_job_has_kept_its_step_and_the_same_command_goes_on(three: Hos
     """`ray job stop` of a submitted job: KILLED in MLflow, no step lost, one run."""
     words = ["jobs.train", *words_for("stopped", 0, "s3://bucket/runs", STEPS, 1, 1000)[1:]]
     address = ["--address", f"http://{three[0].address}:{DASHBOARD_PORT}"]
-    submit = three[0].start(
+    submitted = three[0].start(
         BIN / "ray", "job", "submit", *address, "--submission-id", "to-stop", "--working-dir", ".", "--",
         "python", "-u", "-m", *words, PYTHONUNBUFFERED="1",
     )  # fmt: skip
-    job = Job(submit)  # prints the job's lines while it runs
+    job = Job(submitted)  # `ray job submit` prints the job's lines, and succeeds where it is stopped, too
     job.wait_for_step(20)
     stopped = three[0].start(BIN / "ray", "job", "stop", *address, "to-stop")
     told, _ = stopped.communicate(timeout=120)
     assert stopped.returncode == 0, told
-    job.end(120)
+    job.must_end(120)
     match = re.search(r"stopped after step (\d+)", job.told)
     assert match, job.told
     assert status_of(three, "stopped") == "KILLED"
