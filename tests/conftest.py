@@ -34,6 +34,8 @@ from pipeline.told import Orders
 
 BIN = Path(sys.executable).parent
 """Where this environment's programs lie."""
+PATIENCE = 300.0
+"""Seconds for what takes some where nothing else runs; it only ends what would never come."""
 LONGEST = (
     "integration/test_survival.py", "integration/test_search.py", "integration/test_two_workers.py",
     "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_observers.py", "infra/test_mlflow_server.py",

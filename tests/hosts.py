@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import BIN, wait_until
+from tests.conftest import BIN, PATIENCE, wait_until
 from tests.host import DASHBOARD_PORT, INTERFACE, MLFLOW_PORT, ROOT, S3_PORT, Host, Network, end, ip
 
 NODE_SETTINGS = {
@@ -30,9 +30,6 @@ NODE_SETTINGS = {
     "RAY_worker_niceness": "0",
 }
 """What docs/reliability.md advises for `ray start`; no niceness, as other work here would starve workers."""
-
-PATIENCE = 300.0
-"""Seconds for what takes some where nothing else runs; it only ends what would never come."""
 
 TOKEN = "0123456789abcdef" * 4
 

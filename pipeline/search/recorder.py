@@ -29,11 +29,18 @@ class Recorder(tune.Callback):
         self._records = {record.name: record for record in load_records(plan.url)}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Tune calls it before the trial's function: a trial that is stopped at once has its one MLflow run already."""
+        """Tune calls it before the trial's function: a trial that is stopped at once has its one MLflow run already.
+
+        A population's member whose values were changed starts again with them, not before.
+        """
         name, values = self._plan.named(trial.trial_id, trial.config)
-        record = self._records.get(name)
-        if record and record.state in ENDED:
+        record = self._record(trial)
+        if record.state in ENDED:
             return
+        if record.values != values:
+            changed = ", ".join(f"{key} {record.values[key]} -> {value}" for key, value in values.items())
+            print(f"{name}  goes on from another member's checkpoint: {changed}", flush=True)
+            record.values = values
         with contextlib.suppress(UserError):  # which the trial meets, too, and fails with
             make_run(identity_of(trial_config(self._plan.config, values, name), tags=self._plan.tags))
 
@@ -64,17 +71,13 @@ class Recorder(tune.Callback):
         self._end(record, "out of memory" if no_memory else "failed")
 
     def _record(self, trial: Any) -> TrialRecord:
-        """The trial's record, made where there is none; the values of a population's member change on its way."""
+        """The trial's record, made where there is none."""
         name, values = self._plan.named(trial.trial_id, trial.config)
         record = self._records.get(name)
         if record is None:
             gflop = training_flops(trial_config(self._plan.config, values, name)) / 1e9
             record = TrialRecord(name=name, number=len(self._records), values=values, gflop_per_image=gflop)
             self._records[name] = record
-        elif record.values != values and record.state not in ENDED:
-            changed = ", ".join(f"{key} {record.values[key]} -> {value}" for key, value in values.items())
-            print(f"{name}  goes on from another member's checkpoint: {changed}", flush=True)
-            record.values = values
         return record
 
     def _end(self, record: TrialRecord, state: TrialState) -> None:

@@ -7,6 +7,7 @@ again before it trains on, so that scheduler and searcher know what they knew, a
 import json
 import logging
 import os
+import warnings
 
 # First, as it decides on a token, which Ray reads when it is imported.
 from pipeline.ray_cluster import driver_tags, start_cluster
@@ -116,6 +117,7 @@ def _tune(plan: Plan) -> None:
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # a trial's training ends with its process
     filesystem, path = filesystem_of(plan.url)
     methods = searching(plan, plan.config.search.max_concurrent_trials or _places(plan.config))
     tune.Tuner(
@@ -123,7 +125,12 @@ def _tune(plan: Plan) -> None:
         param_space=methods.pop("param_space", None),
         tune_config=tune.TuneConfig(scheduler=scheduler(plan), **methods),
         run_config=tune.RunConfig(
-            name="tune", storage_path=path, storage_filesystem=filesystem, callbacks=[Recorder(plan)], verbose=0
+            name="tune",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=[Recorder(plan)],
+            verbose=0,
+            stop={"progress": 100.0},  # a weak member whose budget is spent would else go on from another's checkpoint
         ),
     ).fit()
 

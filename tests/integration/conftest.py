@@ -3,34 +3,45 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import PATIENCE
+from tests.host import end
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def start_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `python -m jobs.NAME ...` in the repository, its output to a file that `process.log` names."""
+def start_job(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `python -m jobs.NAME ...` in the repository, its output to a file that `process.log` names.
+
+    What still runs when the test is over is ended, and its output is in the test's report.
+    """
     environment = os.environ | {"HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
-    count = iter(range(1000))
+    jobs: list[subprocess.Popen[str]] = []
 
     def start(*words: str, **changes: str) -> subprocess.Popen[str]:
-        log = tmp_path / f"job-{next(count)}.log"
+        log = tmp_path / f"job-{len(jobs)}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-u", "-m", *words], cwd=ROOT, env=environment | changes, stdout=output, stderr=output,
                 text=True, start_new_session=True,
             )  # fmt: skip
         process.log = log  # type: ignore[attr-defined]
+        jobs.append(process)
         return process
 
-    return start
+    yield start
+    for process in jobs:
+        if process.poll() is None:
+            end(process)
+            print(process.log.read_text())  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def run_job(start_job: Callable[..., subprocess.Popen[str]]) -> Callable[..., tu
 
     def run(*words: str, **changes: str) -> tuple[int, str]:
         process = start_job(*words, **changes)
-        status = process.wait(timeout=280)
+        status = process.wait(timeout=2 * PATIENCE)
         return status, process.log.read_text()  # type: ignore[attr-defined]
 
     return run

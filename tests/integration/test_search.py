@@ -13,7 +13,7 @@ import mlflow
 import psutil
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import PATIENCE, wait_until
 from tests.integration.test_two_workers import descendants, logged, train_workers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -50,10 +50,11 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
     # The learning rate of the later ones is too low to learn anything by the first rung.
     space = "train.learning_rate=choice(0.01,1e-6,1e-7)"
     search = start_job("jobs.search", *words_for(tmp_path, 2, 40, "asha", space))
-    wait_until(lambda: logged(search, "learning_rate1e-06  25%"), 240, "the second trial's first rung")
-    workers = train_workers(search)
-    wait_until(lambda: gone(workers), 60, "the end of the stopped trial's workers")
-    assert search.wait(timeout=240) == 0, search.log.read_text()  # type: ignore[attr-defined]
+    wait_until(lambda: logged(search, "learning_rate1e-06  25%"), PATIENCE, "the second trial's first rung")
+    workers, helpers = train_workers(search), descendants(search, "PlacementGroupCleaner")
+    assert helpers
+    wait_until(lambda: gone(workers + helpers), 60, "the end of the stopped trial's workers and of Ray Train's helper")
+    assert search.wait(timeout=PATIENCE) == 0, search.log.read_text()  # type: ignore[attr-defined]
     records = records_of(tmp_path)
     assert {name: record["state"] for name, record in records.items()} == {
         "learning_rate0.01": "finished", "learning_rate1e-06": "stopped early", "learning_rate1e-07": "stopped early",
@@ -87,15 +88,15 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     # 60,000 filters ask for more than 100 GB in one piece, which the host refuses.
     words = words_for(tmp_path, 1, 200, "none", "model.num_filters=choice(60000,8,4,2)")
     search = start_job("jobs.search", *words)
-    wait_until(lambda: logged(search, "filters60000  out of memory"), 240, "the refusal of memory")
-    wait_until(lambda: logged(search, "filters8  25%"), 240, "a trial at work")
+    wait_until(lambda: logged(search, "filters60000  out of memory"), PATIENCE, "the refusal of memory")
+    wait_until(lambda: logged(search, "filters8  25%"), PATIENCE, "a trial at work")
     workers, (driver,) = train_workers(search), trial_drivers(search)
     os.kill(driver.pid, signal.SIGKILL)
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
-    wait_until(lambda: logged(search, "filters8  failed"), 120, "the record of the killed trial")
-    wait_until(lambda: logged(search, "filters4  finished"), 240, "a finished trial")
+    wait_until(lambda: logged(search, "filters8  failed"), PATIENCE, "the record of the killed trial")
+    wait_until(lambda: logged(search, "filters4  finished"), PATIENCE, "a finished trial")
     before = records_of(tmp_path)["filters4"]
-    wait_until(lambda: logged(search, "filters2  25%"), 240, "the next trial at work")
+    wait_until(lambda: logged(search, "filters2  25%"), PATIENCE, "the next trial at work")
     os.kill(search.pid, signal.SIGKILL)
     search.wait()
     status, told = run_job("jobs.search", *words)

@@ -64,6 +64,29 @@ def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
     assert runs(plan) == []
 
 
+def test_a_measure_stays_with_the_values_that_it_is_of(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tune changes a weak member's values before it tells of the report that it was weak at."""
+    space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
+    config = changed(digits, search=space)
+    taken: Any = None
+    plan = Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, taken)
+    member = SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
+    recorder = Recorder(plan)
+    recorder.on_trial_start(0, [], member)
+    member.config = {"train.learning_rate": 0.002}
+    recorder.on_trial_result(1, [], member, REPORT.model_dump() | {"time_this_iter_s": 1.0})
+    (measured,) = load_records(plan.url)
+    assert (measured.values, measured.last) == ({"train.learning_rate": 0.001}, REPORT)
+    assert "goes on from another member's" not in capsys.readouterr().out
+    recorder.on_trial_start(1, [], member)
+    told = "member0  goes on from another member's checkpoint: train.learning_rate 0.001 -> 0.002"
+    assert told in capsys.readouterr().out
+    later = REPORT.model_copy(update={"progress": 100.0, "images_seen": 64.0})
+    recorder.on_trial_result(2, [], member, later.model_dump() | {"time_this_iter_s": 1.0})
+    (measured,) = load_records(plan.url)
+    assert (measured.values, measured.last) == ({"train.learning_rate": 0.002}, later)
+
+
 def test_neither_a_server_that_is_away_nor_missing_data_ends_the_search(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
