@@ -10,12 +10,12 @@ from pipeline.ray_cluster import ray, start_cluster
 
 # isort: split
 from pipeline.config import Config
-from pipeline.run_identity import default_tracking_uri
 from pipeline.search import run
 from pipeline.search.record import TrialRecord, load_record, load_records
-from pipeline.search.space import parse_space, search_url
-from pipeline.search.trial import Plan, Telling, trial_config
+from pipeline.search.space import trial_config
+from pipeline.search.trial import Plan, Telling
 from tests.conftest import PATIENCE, wait_until
+from tests.pipeline.search.test_methods import plan_of
 from tests.pipeline.test_train import changed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -27,10 +27,8 @@ def plan(digits: Config) -> Iterator[Plan]:
         "space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "num_trials": 2,
         "max_concurrent_trials": 2, "scheduler": "pbt", "perturbation_interval": 0.5,
     }  # fmt: skip
-    config = changed(digits, search=search)
     start_cluster(2)
-    any_queue: Any = None
-    yield Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, any_queue)
+    yield plan_of(changed(digits, search=search))
     ray.shutdown()
 
 

@@ -56,7 +56,7 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
     wait_until(lambda: bool(train_workers(search)), PATIENCE, "the next trial's workers")
     assert helpers
     assert gone(helpers)  # while the search goes on, whose end would end them
-    assert search.wait(timeout=PATIENCE) == 0, search.log.read_text()  # type: ignore[attr-defined]
+    assert search.wait(timeout=240) == 0, search.log.read_text()  # type: ignore[attr-defined]
     records = records_of(tmp_path)
     assert {name: record["state"] for name, record in records.items()} == {
         "learning_rate0.01": "finished", "learning_rate1e-06": "stopped early", "learning_rate1e-07": "stopped early",
@@ -90,15 +90,15 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     # 60,000 filters ask for more than 100 GB in one piece, which the host refuses.
     words = words_for(tmp_path, 1, 200, "none", "model.num_filters=choice(60000,8,4,2)")
     search = start_job("jobs.search", *words)
-    wait_until(lambda: logged(search, "filters60000  out of memory"), PATIENCE, "the refusal of memory")
-    wait_until(lambda: logged(search, "filters8  25%"), PATIENCE, "a trial at work")
+    wait_until(lambda: logged(search, "filters60000  out of memory"), 240, "the refusal of memory")
+    wait_until(lambda: logged(search, "filters8  25%"), 240, "a trial at work")
     workers, (driver,) = train_workers(search), trial_drivers(search)
     os.kill(driver.pid, signal.SIGKILL)
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
-    wait_until(lambda: logged(search, "filters8  failed"), PATIENCE, "the record of the killed trial")
-    wait_until(lambda: logged(search, "filters4  finished"), PATIENCE, "a finished trial")
+    wait_until(lambda: logged(search, "filters8  failed"), 120, "the record of the killed trial")
+    wait_until(lambda: logged(search, "filters4  finished"), 240, "a finished trial")
     before = records_of(tmp_path)["filters4"]
-    wait_until(lambda: logged(search, "filters2  25%"), PATIENCE, "the next trial at work")
+    wait_until(lambda: logged(search, "filters2  25%"), 240, "the next trial at work")
     os.kill(search.pid, signal.SIGKILL)
     search.wait()
     status, told = run_job("jobs.search", *words)

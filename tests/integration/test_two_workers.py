@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load
 
 from pipeline import storage
-from tests.conftest import PATIENCE, processes_named, wait_until
+from tests.conftest import processes_named, wait_until
 
 TINY = {
     "model.num-layers": 2, "model.num-filters": 8, "model.kernel-size": 3, "model.head-filters": 16,
@@ -78,12 +78,12 @@ def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
 
     words = words_for(s3, "killed", steps, 50)
     victim = start_job("jobs.train", "digits", *words)
-    wait_until(lambda: logged(victim, "step 75/"), PATIENCE, "step 75")
+    wait_until(lambda: logged(victim, "step 75/"), 120, "step 75")
     os.kill(train_workers(victim)[-1].pid, signal.SIGKILL)
-    wait_until(lambda: logged(victim, "going on from"), PATIENCE, "the new group")
+    wait_until(lambda: logged(victim, "going on from"), 120, "the new group")
     told = victim.log.read_text()  # type: ignore[attr-defined]
     assert re.search(r"worker \d was lost", told)
-    wait_until(lambda: logged(victim, "step 165/"), PATIENCE, "step 165")
+    wait_until(lambda: logged(victim, "step 165/"), 120, "step 165")
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     status, told = run_job("jobs.train", "digits", *words)
@@ -143,7 +143,7 @@ def _require_the_same_images_after_a_kill(
     assert status == 0, told
     assert "drew 600 images" in told
     killed = start_job("jobs.sample", "digits", *words, "--sample.url", two)
-    wait_until(lambda: killed.poll() is None and len(storage.names_below(f"{two}/parts")) >= 4, PATIENCE, "four parts")
+    wait_until(lambda: killed.poll() is None and len(storage.names_below(f"{two}/parts")) >= 4, 120, "four parts")
     for process in [*descendants(killed, ""), killed]:  # all: workers outlive their driver by seconds, enough for 600
         os.kill(process.pid, signal.SIGKILL)
     killed.wait()

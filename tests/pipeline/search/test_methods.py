@@ -14,6 +14,7 @@ from pipeline.checkpoint import State
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.learner import run_url_of
+from pipeline.run_identity import default_tracking_uri
 from pipeline.search.methods import _members, scheduler, searching
 from pipeline.search.record import Report, TrialRecord
 from pipeline.search.space import member_name, parse_space, search_url, trial_config, trial_name
@@ -26,7 +27,9 @@ DEPTH = "model.num_layers=choice(2,4,6)"
 
 
 def plan_of(config: Config) -> Plan:
-    return Plan(config, parse_space(config), search_url(config), "", {}, taken=None)  # type: ignore[arg-type]
+    """The configuration's search, tracked in the test's own MLflow, with nobody to tell of places."""
+    nobody: Any = None
+    return Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, nobody)
 
 
 def searcher_of(config: Config) -> Any:

@@ -1,19 +1,18 @@
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities import Run
 
 from pipeline.config import Config
-from pipeline.run_identity import default_tracking_uri
 from pipeline.runs import identity_of
 from pipeline.search.record import Report, load_records
 from pipeline.search.recorder import Recorder
-from pipeline.search.space import parse_space, search_url, trial_config
+from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
 from pipeline.tracking import Tracker
+from tests.pipeline.search.test_methods import plan_of
 from tests.pipeline.test_tracking import runs_of
 from tests.pipeline.test_train import changed
 
@@ -24,9 +23,7 @@ REPORT = Report(bits_per_dim=2.5, images_seen=32.0, pflop=1e-6, progress=50.0)
 
 @pytest.fixture
 def plan(digits: Config) -> Plan:
-    config = changed(digits, search={"space": ("model.num_layers=choice(1,2)",)})
-    taken: Any = None
-    return Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, taken)
+    return plan_of(changed(digits, search={"space": ("model.num_layers=choice(1,2)",)}))
 
 
 def begun(plan: Plan) -> Recorder:
@@ -67,9 +64,7 @@ def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
 def test_a_measure_stays_with_the_values_that_it_is_of(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Tune changes a weak member's values before it tells of the report that it was weak at."""
     space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
-    config = changed(digits, search=space)
-    taken: Any = None
-    plan = Plan(config, parse_space(config), search_url(config), default_tracking_uri(), {"search": "some"}, taken)
+    plan = plan_of(changed(digits, search=space))
     member = SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
     recorder = Recorder(plan)
     recorder.on_trial_start(0, [], member)
