@@ -76,11 +76,19 @@ class Job:
         found = [(when, re.match(r"step ([\d,]+)/", line)) for when, line in lines]
         return [(when, int(match.group(1).replace(",", ""))) for when, match in found if match]
 
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """Processes that it started, and those of theirs, whose command line begins with or names a program."""
+        return processes_named(name, [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)])
+
+    def workers(self) -> list[psutil.Process]:
+        """The Ray Train workers of a cluster that it started."""
+        return self.processes("RayTrainWorker")
+
     def wait_for(self, text: str, seconds: float = 120) -> None:
-        """Wait until it has printed something, or fail with what it printed instead."""
+        """Wait until it has printed something, or fail with what it printed instead; it must be running then."""
 
         def there() -> bool:
-            assert self.process.poll() is None or text in self.told, f"no {text!r} in:\n{self.told}"
+            assert self.process.poll() is None, f"ended before it printed {text!r} or since:\n{self.told}"
             return text in self.told
 
         wait_until(there, seconds, text)

@@ -1,10 +1,7 @@
 """Searches as a person starts them: trials that are stopped, killed or out of memory, and a driver that is killed."""
 
 import json
-import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import PATIENCE, wait_until
-from tests.integration.test_two_workers import descendants, logged, train_workers
+from tests.host import Job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -35,35 +32,30 @@ def records_of(root: Path) -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
-def trial_drivers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return descendants(driver, "ImplicitFunc")
-
-
 def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
 def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
-    tmp_path: Path, start_job: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, start_job: Callable[..., Job]
 ) -> None:
     """Two workers a trial on a cluster of two CPUs: the next trial can't begin on anything but freed ones."""
     # The learning rate of the later ones is too low to learn anything by the first rung.
     space = "train.learning_rate=choice(0.01,1e-6,1e-7)"
     search = start_job("jobs.search", *words_for(tmp_path, 2, 40, "asha", space))
-    wait_until(lambda: logged(search, "learning_rate1e-06  25%"), PATIENCE, "the second trial's first rung")
-    workers, helpers = train_workers(search), descendants(search, "PlacementGroupCleaner")
+    search.wait_for("learning_rate1e-06  25%", PATIENCE)
+    workers, helpers = search.workers(), search.processes("PlacementGroupCleaner")
     wait_until(lambda: gone(workers), 60, "the end of the stopped trial's workers")
-    wait_until(lambda: bool(train_workers(search)), PATIENCE, "the next trial's workers")
+    wait_until(lambda: bool(search.workers()), PATIENCE, "the next trial's workers")
     assert helpers
     assert gone(helpers)  # while the search goes on, whose end would end them
-    assert search.wait(timeout=240) == 0, search.log.read_text()  # type: ignore[attr-defined]
+    search.must_end(240)
     records = records_of(tmp_path)
     assert {name: record["state"] for name, record in records.items()} == {
         "learning_rate0.01": "finished", "learning_rate1e-06": "stopped early", "learning_rate1e-07": "stopped early",
     }  # fmt: skip
     assert [len(records[name]["reports"]) for name in sorted(records)] == [4, 1, 1]
-    told = search.log.read_text()  # type: ignore[attr-defined]
-    assert "best: learning_rate0.01; train it with `python -m jobs.train --config" in told
+    assert "best: learning_rate0.01; train it with `python -m jobs.train --config" in search.told
     _require_nested_runs(tmp_path)
 
 
@@ -85,22 +77,22 @@ def _require_nested_runs(root: Path) -> None:
 
 
 def test_killed_trials_killed_drivers_and_trials_without_memory(
-    tmp_path: Path, start_job: Callable[..., subprocess.Popen[str]], run_job: Callable[..., tuple[int, str]]
+    tmp_path: Path, start_job: Callable[..., Job], run_job: Callable[..., tuple[int, str]]
 ) -> None:
     # 60,000 filters ask for more than 100 GB in one piece, which the host refuses.
     words = words_for(tmp_path, 1, 200, "none", "model.num_filters=choice(60000,8,4,2)")
     search = start_job("jobs.search", *words)
-    wait_until(lambda: logged(search, "filters60000  out of memory"), 240, "the refusal of memory")
-    wait_until(lambda: logged(search, "filters8  25%"), 240, "a trial at work")
-    workers, (driver,) = train_workers(search), trial_drivers(search)
-    os.kill(driver.pid, signal.SIGKILL)
+    search.wait_for("filters60000  out of memory", 240)
+    search.wait_for("filters8  25%", 240)
+    workers, (driver,) = search.workers(), search.processes("ImplicitFunc")
+    driver.kill()
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
-    wait_until(lambda: logged(search, "filters8  failed"), 120, "the record of the killed trial")
-    wait_until(lambda: logged(search, "filters4  finished"), 240, "a finished trial")
+    search.wait_for("filters8  failed", 120)
+    search.wait_for("filters4  finished", 240)
     before = records_of(tmp_path)["filters4"]
-    wait_until(lambda: logged(search, "filters2  25%"), 240, "the next trial at work")
-    os.kill(search.pid, signal.SIGKILL)
-    search.wait()
+    search.wait_for("filters2  25%", 240)
+    search.process.kill()
+    search.process.wait()
     status, told = run_job("jobs.search", *words)
     assert status == 0, told
     records = records_of(tmp_path)

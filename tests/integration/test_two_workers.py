@@ -1,22 +1,19 @@
 """Two Ray Train workers, data and checkpoints on a real S3 server, and what kills do to them."""
 
 import json
-import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
 import pytest
 import torch
 from safetensors.torch import load
 
 from pipeline import storage
-from tests.conftest import processes_named, wait_until
+from tests.conftest import wait_until
+from tests.host import Job
 
 TINY = {
     "model.num-layers": 2, "model.num-filters": 8, "model.kernel-size": 3, "model.head-filters": 16,
@@ -47,25 +44,10 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def logged(process: subprocess.Popen[str], text: str) -> bool:
-    assert process.poll() is None, process.log.read_text()  # type: ignore[attr-defined]
-    return text in process.log.read_text()  # type: ignore[attr-defined]
-
-
-def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Ray Train workers of this driver's own cluster."""
-    return descendants(driver, "RayTrainWorker")
-
-
-def descendants(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
-    """The processes of a program below a driver."""
-    return processes_named(name, [child.pid for child in psutil.Process(driver.pid).children(recursive=True)])
-
-
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
 def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
-    s3: str, start_job: Callable[..., subprocess.Popen[str]], run_job: Callable[..., tuple[int, str]]
+    s3: str, start_job: Callable[..., Job], run_job: Callable[..., tuple[int, str]]
 ) -> None:
     steps = 240
     words = words_for(s3, "undisturbed", steps, 50)
@@ -78,14 +60,13 @@ def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
 
     words = words_for(s3, "killed", steps, 50)
     victim = start_job("jobs.train", "digits", *words)
-    wait_until(lambda: logged(victim, "step 75/"), 120, "step 75")
-    os.kill(train_workers(victim)[-1].pid, signal.SIGKILL)
-    wait_until(lambda: logged(victim, "going on from"), 120, "the new group")
-    told = victim.log.read_text()  # type: ignore[attr-defined]
-    assert re.search(r"worker \d was lost", told)
-    wait_until(lambda: logged(victim, "step 165/"), 120, "step 165")
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    victim.wait_for("step 75/")
+    victim.workers()[-1].kill()
+    victim.wait_for("going on from")
+    assert re.search(r"worker \d was lost", victim.told)
+    victim.wait_for("step 165/")
+    victim.process.kill()
+    victim.process.wait()
     status, told = run_job("jobs.train", "digits", *words)
     assert status == 0, told
     assert "going on from" in told
@@ -131,10 +112,7 @@ def _parts_of(report: dict[str, Any]) -> list[float]:
 
 
 def _require_the_same_images_after_a_kill(
-    root: str,
-    steps: int,
-    start_job: Callable[..., subprocess.Popen[str]],
-    run_job: Callable[..., tuple[int, str]],
+    root: str, steps: int, start_job: Callable[..., Job], run_job: Callable[..., tuple[int, str]]
 ) -> None:
     """Two workers killed in the middle and one process that goes on give what one process gives."""
     words = [*words_for(root, "killed", steps, 50), "--sample.count", "600", "--sample.batch-size", "10"]
@@ -143,11 +121,13 @@ def _require_the_same_images_after_a_kill(
     assert status == 0, told
     assert "drew 600 images" in told
     killed = start_job("jobs.sample", "digits", *words, "--sample.url", two)
-    wait_until(lambda: killed.poll() is None and len(storage.names_below(f"{two}/parts")) >= 4, 120, "four parts")
-    for process in [*descendants(killed, ""), killed]:  # all: workers outlive their driver by seconds, enough for 600
-        os.kill(process.pid, signal.SIGKILL)
-    killed.wait()
-    assert 4 <= len(storage.names_below(f"{two}/parts")) < 60
+    parts = f"{two}/parts"
+    wait_until(lambda: killed.process.poll() is None and len(storage.names_below(parts)) >= 4, 120, "four parts")
+    # All of them, as workers outlive their driver by seconds, enough for 600 images.
+    for process in [*killed.processes(), killed.process]:
+        process.kill()
+    killed.process.wait()
+    assert 4 <= len(storage.names_below(parts)) < 60
     assert not storage.exists(f"{two}/manifest.json")
     status, told = run_job("jobs.sample", "digits", *words, "--cluster.num-workers", "0", "--sample.url", two)
     assert status == 0, told
