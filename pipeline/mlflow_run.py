@@ -51,8 +51,7 @@ def open_run(identity: RunIdentity) -> str:
     """The id of the run in MLflow, found or made, and running again; UserError where the server does not answer."""
     require_server(identity.tracking_uri)
     session = Session(identity)
-    session.deliver([{"kind": "tags", "values": identity.tags}])
-    session.deliver([{"kind": "status", "status": "RUNNING"}])
+    session.deliver([{"kind": "start", "time": now(), "values": identity.tags}])
     return str(session.run_id)
 
 
@@ -130,14 +129,23 @@ class Session:
         elif entry["kind"] == "image":
             self._image(entry)
         elif entry["kind"] == "tags":
-            tags = [self._entities.RunTag(name, value[:5000]) for name, value in entry["values"].items()]
-            self._client.log_batch(self.run_id, tags=tags)
+            self._tags(entry["values"])
         elif entry["kind"] == "file":
             self._file(entry["path"], base64.b64decode(entry["content"]))
-        elif entry["status"] == "RUNNING":
-            self._client.update_run(self.run_id, status="RUNNING")
-        else:
+        elif entry["kind"] == "start":
+            self._start(entry)
+        elif self._client.get_run(self.run_id).info.status != entry["status"]:
             self._client.set_terminated(self.run_id, status=entry["status"], end_time=entry["time"])
+
+    def _start(self, entry: Entry) -> None:
+        """The run goes on, unless it has ended since: the end of a stopped trial may overtake its workers' start."""
+        if (self._client.get_run(self.run_id).info.end_time or 0) < entry["time"]:
+            self._tags(entry["values"])
+            self._client.update_run(self.run_id, status="RUNNING")
+
+    def _tags(self, values: dict[str, str]) -> None:
+        tags = [self._entities.RunTag(name, value[:5000]) for name, value in values.items()]
+        self._client.log_batch(self.run_id, tags=tags)
 
     def _metrics(self, entries: list[Entry]) -> None:
         fresh, reached = [], dict[str, int]()

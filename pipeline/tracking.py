@@ -49,8 +49,7 @@ class Tracker:
 
     def running(self) -> None:
         """Say that the run goes on, after an earlier end, with the tags of this start."""
-        self.tags(self._identity.tags)
-        self._add({"kind": "status", "status": "RUNNING", "time": now()})
+        self._add({"kind": "start", "time": now(), "values": self._identity.tags})
 
     def undelivered(self) -> list[Entry]:
         """A copy of what the server has not taken yet, as JSON."""

@@ -20,6 +20,9 @@ from pipeline.search.record import ENDED, Report, TrialRecord, TrialState, load_
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
 
+STATUS = {"finished": "FINISHED", "stopped early": "FINISHED", "failed": "FAILED", "out of memory": "FAILED"}
+"""Of a trial's MLflow run, which a trial that was stopped, or whose process was killed, can't set itself."""
+
 
 class Recorder(tune.Callback):
     """Keeps each trial's reports and end, and tells them."""
@@ -85,10 +88,9 @@ class Recorder(tune.Callback):
             return
         record.state = state
         record.save(self._plan.url)
-        stopped = state == "stopped early"
-        tags = self._plan.tags | {"trial_state": state, "stopped_early": str(stopped).lower()}
+        tags = self._plan.tags | {"trial_state": state, "stopped_early": str(state == "stopped early").lower()}
         config = trial_config(self._plan.config, record.values, record.name)
-        mark_run(config, tags, "FINISHED" if stopped else None)
+        mark_run(config, tags, STATUS[state])
         print(f"{record.name}  {state}{f': {record.error}' if record.error else ''}", flush=True)
 
 

@@ -99,7 +99,7 @@ def _require_same_search(config: Config, url: str) -> None:
 
 
 def _complete_metrics(plan: Plan, records: list[TrialRecord]) -> None:
-    """Tell MLflow the last measure of trials that were stopped early, which their workers may not have delivered."""
+    """Tell MLflow of trials that were stopped early what their workers did not get to tell, or said otherwise late."""
     for record in records:
         if record.state == "stopped early":
             config = trial_config(plan.config, record.values, record.name)
@@ -108,7 +108,7 @@ def _complete_metrics(plan: Plan, records: list[TrialRecord]) -> None:
                 round(report.images_seen) // batch_size: {"val/bits_per_dim": report.bits_per_dim}
                 for report in record.reports
             }
-            mark_run(config, plan.tags | {"stopped_early": "true"}, None, measures)
+            mark_run(config, plan.tags | {"stopped_early": "true"}, "FINISHED", measures)
 
 
 def _tune(plan: Plan) -> None:

@@ -76,6 +76,13 @@ def _require_nested_runs(root: Path) -> None:
     assert parent.info.status == "FINISHED"
 
 
+def _statuses() -> dict[str, str]:
+    """Of MLflow's runs, by their names."""
+    client = mlflow.MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
+    return {run.info.run_name: run.info.status for run in found}
+
+
 def test_killed_trials_killed_drivers_and_trials_without_memory(
     tmp_path: Path, start_job: Callable[..., Job], run_job: Callable[..., tuple[int, str]]
 ) -> None:
@@ -88,6 +95,7 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     driver.kill()
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
     search.wait_for("filters8  failed", 120)
+    assert _statuses()["filters8"] == "FAILED"
     search.wait_for("filters4  finished", 240)
     before = records_of(tmp_path)["filters4"]
     search.wait_for("filters2  25%", 240)
@@ -102,6 +110,7 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     assert {name: record["state"] for name, record in records.items()} == {
         "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
     }  # fmt: skip
+    assert _statuses() == dict.fromkeys(("digits-search", *records), "FINISHED") | {"filters60000": "FAILED"}
     measured = {name: [report["progress"] for report in record["reports"]] for name, record in records.items()}
     assert measured.pop("filters60000") == []
     assert measured.pop("filters4") == [25, 50, 75, 100]

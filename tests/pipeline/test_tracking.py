@@ -197,3 +197,19 @@ def test_only_training_says_that_a_run_goes_on(identity: RunIdentity) -> None:
     training.running()
     training.close(None)
     assert status() == "RUNNING"
+
+
+def test_an_end_that_overtakes_the_start_stays(identity: RunIdentity) -> None:
+    """A search ends a stopped trial's run while a worker that is about to die still has to tell of its start."""
+    started = {"stopped_early": "false"}
+    away = replace(identity, tracking_uri="http://127.0.0.1:9", patience_seconds=0.1, tags=identity.tags | started)
+    worker, search = Tracker(away), Tracker(identity)
+    worker.running()
+    search.tags({"stopped_early": "true"})
+    search.close("FINISHED")
+    (ended,) = runs_of(identity)
+    worker.close(None)
+    Tracker(identity).close("FINISHED")  # tells first what the worker kept
+    (run,) = runs_of(identity)
+    assert run.data.tags["stopped_early"] == "true"
+    assert (run.info.status, run.info.end_time) == ("FINISHED", ended.info.end_time)

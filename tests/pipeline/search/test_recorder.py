@@ -9,6 +9,7 @@ from pipeline.config import Config
 from pipeline.runs import identity_of
 from pipeline.search.record import Report, load_records
 from pipeline.search.recorder import Recorder
+from pipeline.search.run import _complete_metrics
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
 from pipeline.tracking import Tracker
@@ -49,6 +50,29 @@ def test_a_trial_has_its_run_before_its_function_can_make_one(plan: Plan) -> Non
     assert run.info.run_id == made.info.run_id
     assert (run.info.status, run.data.tags["stopped_early"]) == ("FINISHED", "true")
     assert [record.state for record in load_records(plan.url)] == ["stopped early"]
+
+
+def test_a_trial_whose_process_was_killed_has_failed_in_mlflow_too_until_it_is_tried_again(plan: Plan) -> None:
+    recorder = begun(plan)
+    recorder.on_trial_error(1, [], TRIAL)
+    (record,), (run,) = load_records(plan.url), runs(plan)
+    assert (record.state, record.error) == ("failed", "the trial's process was lost")
+    assert (run.info.status, run.data.tags["trial_state"]) == ("FAILED", "failed")
+    again = Tracker(identity_of(trial_config(plan.config, VALUES, "layers1")))
+    again.running()
+    again.close(None)
+    assert [run.info.status for run in runs(plan)] == ["RUNNING"]
+
+
+def test_a_stopped_trial_that_a_worker_called_running_at_the_last_moment_ends_with_the_search(plan: Plan) -> None:
+    recorder = begun(plan)
+    recorder.on_trial_result(1, [], TRIAL, REPORT.model_dump() | {"time_this_iter_s": 1.0})
+    recorder.on_trial_complete(1, [], TRIAL)
+    (run,) = runs(plan)
+    mlflow.MlflowClient(plan.tracking_uri).update_run(run.info.run_id, status="RUNNING")
+    _complete_metrics(plan, load_records(plan.url))
+    (run,) = runs(plan)
+    assert (run.info.status, run.data.metrics["val/bits_per_dim"]) == ("FINISHED", 2.5)
 
 
 def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
