@@ -1,8 +1,9 @@
 """Searches as a person starts them: trials that are stopped, killed or out of memory, and a driver that is killed."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,21 @@ def records_of(root: Path) -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+def gone(processes: Iterable[psutil.Process]) -> bool:
+    return not any(map(lives, processes))
+
+
+def lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two questions
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def helpers_and_first_rung(search: Job, helpers: set[psutil.Process]) -> bool:
+    """Adds Ray Train's helpers, which may be gone a moment after their trial; whether the second trial is measured."""
+    assert search.process.poll() is None, search.told
+    helpers.update(search.processes("PlacementGroupCleaner"))
+    return "learning_rate1e-06  25%" in search.told
 
 
 def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
@@ -43,8 +57,10 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
     # The learning rate of the later ones is too low to learn anything by the first rung.
     space = "train.learning_rate=choice(0.01,1e-6,1e-7)"
     search = start_job("jobs.search", *words_for(tmp_path, 2, 40, "asha", space))
-    search.wait_for("learning_rate1e-06  25%", PATIENCE)
-    workers, helpers = search.workers(), search.processes("PlacementGroupCleaner")
+    helpers: set[psutil.Process] = set()
+    search.wait_for("learning_rate0.01  finished", PATIENCE)
+    wait_until(lambda: helpers_and_first_rung(search, helpers), PATIENCE, "the second trial's first rung")
+    workers = search.workers()
     wait_until(lambda: gone(workers), 60, "the end of the stopped trial's workers")
     wait_until(lambda: bool(search.workers()), PATIENCE, "the next trial's workers")
     assert helpers
