@@ -127,17 +127,14 @@ def identity_of(config: Config, url: str = "", name: str = "", tags: Mapping[str
 
 
 def mark_run(
-    config: Config,
-    tags: Mapping[str, str],
-    status: str | None,
-    measures: Mapping[int, dict[str, float]] | None = None,
+    config: Config, tags: Mapping[str, str], status: str, measures: Mapping[int, dict[str, float]] | None = None
 ) -> None:
     """Tell a run's MLflow run from the driver what workers that were ended could not tell themselves.
 
     Args:
         config: the run's.
         tags: tags to set.
-        status: how it ended; None leaves that as it is.
+        status: how it ended.
         measures: metrics by step; those that the server has are passed over.
     """
     tracker = Tracker(identity_of(config, tags=tags))

@@ -21,7 +21,7 @@ from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
 
 STATUS = {"finished": "FINISHED", "stopped early": "FINISHED", "failed": "FAILED", "out of memory": "FAILED"}
-"""Of a trial's MLflow run, which a trial that was stopped, or whose process was killed, can't set itself."""
+"""Of a trial's MLflow run; one that was stopped, or whose process was killed, can't say it itself."""
 
 
 class Recorder(tune.Callback):

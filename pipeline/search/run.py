@@ -64,7 +64,7 @@ def run_search(config: Config) -> list[TrialRecord]:
     if not any(record.last for record in records):
         told = next((record.error for record in records if record.error), "no trial began")
         raise UserError(f"no trial of {search_name(config)} got to an evaluation: {told}")
-    _complete_metrics(plan, records)
+    _complete_stopped(plan, records)
     files = {
         "search/table.md": table(records).encode(),
         "search/pareto.png": pareto_png(records),
@@ -98,8 +98,8 @@ def _require_same_search(config: Config, url: str) -> None:
         )
 
 
-def _complete_metrics(plan: Plan, records: list[TrialRecord]) -> None:
-    """Tell MLflow of trials that were stopped early what their workers did not get to tell, or said otherwise late."""
+def _complete_stopped(plan: Plan, records: list[TrialRecord]) -> None:
+    """Tell MLflow the measures and the end of trials that were stopped early, which workers may have left untold."""
     for record in records:
         if record.state == "stopped early":
             config = trial_config(plan.config, record.values, record.name)

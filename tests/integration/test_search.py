@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from mlflow.entities import Run
 
 from tests.conftest import PATIENCE, wait_until
 from tests.host import Job
@@ -72,31 +73,29 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
     }  # fmt: skip
     assert [len(records[name]["reports"]) for name in sorted(records)] == [4, 1, 1]
     assert "best: learning_rate0.01; train it with `python -m jobs.train --config" in search.told
-    _require_nested_runs(tmp_path)
+    _require_nested_runs()
 
 
-def _require_nested_runs(root: Path) -> None:
+def _runs() -> dict[str, Run]:
+    """MLflow's runs by their names, of which each has one."""
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("pixelcnn-ray")
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
     runs = {run.info.run_name: run for run in found}
     assert len(found) == len(runs)
+    return runs
+
+
+def _require_nested_runs() -> None:
+    runs = _runs()
     parent = runs.pop("digits-search")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {name: (run.data.tags["stopped_early"], run.info.status) for name, run in runs.items()} == {
         "learning_rate0.01": ("false", "FINISHED"), "learning_rate1e-06": ("true", "FINISHED"),
         "learning_rate1e-07": ("true", "FINISHED"),
     }  # fmt: skip
-    there = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "search")}
+    there = {artifact.path for artifact in mlflow.MlflowClient().list_artifacts(parent.info.run_id, "search")}
     assert there == {"search/table.md", "search/pareto.png", "search/best.json"}
     assert parent.info.status == "FINISHED"
-
-
-def _statuses() -> dict[str, str]:
-    """Of MLflow's runs, by their names."""
-    client = mlflow.MlflowClient()
-    found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
-    return {run.info.run_name: run.info.status for run in found}
 
 
 def test_killed_trials_killed_drivers_and_trials_without_memory(
@@ -111,7 +110,7 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     driver.kill()
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
     search.wait_for("filters8  failed", 120)
-    assert _statuses()["filters8"] == "FAILED"
+    assert _runs()["filters8"].info.status == "FAILED"
     search.wait_for("filters4  finished", 240)
     before = records_of(tmp_path)["filters4"]
     search.wait_for("filters2  25%", 240)
@@ -126,7 +125,10 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     assert {name: record["state"] for name, record in records.items()} == {
         "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
     }  # fmt: skip
-    assert _statuses() == dict.fromkeys(("digits-search", *records), "FINISHED") | {"filters60000": "FAILED"}
+    assert {name: run.info.status for name, run in _runs().items()} == {
+        "digits-search": "FINISHED", "filters60000": "FAILED", "filters8": "FINISHED", "filters4": "FINISHED",
+        "filters2": "FINISHED",
+    }  # fmt: skip
     measured = {name: [report["progress"] for report in record["reports"]] for name, record in records.items()}
     assert measured.pop("filters60000") == []
     assert measured.pop("filters4") == [25, 50, 75, 100]
@@ -157,10 +159,10 @@ def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callab
     newest = max((tmp_path / "runs/digits-search" / change.group(1)).glob("step-*"))
     trained = json.loads((newest / "checkpoint.json").read_text())["config"]["train"]["learning_rate"]
     assert trained == records[change.group(1)]["values"]["train.learning_rate"]
-    client = mlflow.MlflowClient()
-    for run in client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id]):
-        if run.info.run_name in records:
-            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/bits_per_dim")]
+    for name, run in _runs().items():
+        if name in records:
+            history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/bits_per_dim")
+            steps = [metric.step for metric in history]
             assert steps == sorted(set(steps))
             assert (steps[0], steps[-1]) == (20, 80)
-            assert run.info.run_name in changed or steps == [20, 40, 60, 80]
+            assert name in changed or steps == [20, 40, 60, 80]

@@ -9,7 +9,7 @@ from pipeline.config import Config
 from pipeline.runs import identity_of
 from pipeline.search.record import Report, load_records
 from pipeline.search.recorder import Recorder
-from pipeline.search.run import _complete_metrics
+from pipeline.search.run import _complete_stopped
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan
 from pipeline.tracking import Tracker
@@ -70,7 +70,7 @@ def test_a_stopped_trial_that_a_worker_called_running_at_the_last_moment_ends_wi
     recorder.on_trial_complete(1, [], TRIAL)
     (run,) = runs(plan)
     mlflow.MlflowClient(plan.tracking_uri).update_run(run.info.run_id, status="RUNNING")
-    _complete_metrics(plan, load_records(plan.url))
+    _complete_stopped(plan, load_records(plan.url))
     (run,) = runs(plan)
     assert (run.info.status, run.data.metrics["val/bits_per_dim"]) == ("FINISHED", 2.5)
 
