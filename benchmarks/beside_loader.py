@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed, pass_first_epoch
+from benchmarks.lone_worker import changed, pass_first_epoch, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

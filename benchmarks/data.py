@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.data_readers import BATCH, READERS, config_of, resume_batch, without_torchvision
-from benchmarks.lone_worker import changed
+from benchmarks.lone_worker import changed, run_script
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, fetch
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--folder", help="where the sets are kept; nothing: a temporary folder")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--readers", nargs="+", default=list(READERS))
+    parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(words.folder or temporary).absolute()
@@ -158,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

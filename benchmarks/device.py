@@ -1,12 +1,38 @@
-"""What the figures of a device stand on: its name, its clock, and its measured peaks."""
+"""What the figures of a device stand on: its name, its clock, its memory, and its measured peaks."""
 
+import gc
 import time
 from collections.abc import Callable
 
 import torch
 
+from pipeline.errors import UserError
+
 MATMUL_SIZES = {"cuda": 8192, "cpu": 256}
 COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a script's --device.
+
+    Raises:
+        UserError: PyTorch sees no GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device cuda: torch {torch.__version__} sees no GPU on this machine; give --device cpu to try the "
+            "script, as its --help says, or run it on a machine with a GPU and its driver"
+        )
+    return torch.device(name)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more, compiled steps included, and measure the most that is used anew."""
+    gc.collect()
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -7,9 +7,9 @@ It is `pipeline.train.train` on the real stream, with its checkpoints, in this p
 what is missing of the evaluations: averaged and raw weights of every `--points`th part of the run, the last one first,
 on the whole test split and the first `--train-images` of the training split, with labels and without where the model
 serves for both. Once it is trained there are OUT/curve.json, curve.png, report.md and a grid in OUT/samples. Words like
-model.conditional=true change the preset; `--budget-minutes` sets train.steps to what fits into so many minutes of
-training at the rate that is measured at the start. Without MLflow on the machine, what it would have been told is kept
-in the run's folder.
+model.conditional=true change the preset, and those that would train another run than OUT has are refused;
+`--budget-minutes` sets train.steps to what fits into so many minutes of training at the rate that is measured at the
+start. Without MLflow on the machine, what it would have been told is kept in the run's folder.
 """
 
 import argparse
@@ -24,19 +24,21 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.cifar10_report import draw_curve, key_of, report
-from benchmarks.device import synchronize
-from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, run_script, with_overrides
+from benchmarks.device import device_of, synchronize
+from benchmarks.lone_worker import LoneWorker, changed, count, pass_first_epoch, run_script, with_overrides
 from benchmarks.recipe import first_shards
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
-from pipeline.config import Config
+from pipeline.config import Config, changed_result_keys
 from pipeline.drawing import draw_and_write
+from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.precision import on_device
 from pipeline.presets import preset_named
 from pipeline.run_identity import git_commit, identify
+from pipeline.storage import write
 from pipeline.train import train
 
 WARM_UP_STEPS = 10
@@ -76,33 +78,58 @@ class Piece:
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
         self.rows.append(row)
-        self._file.write_text(json.dumps(self.rows, indent=0))
+        write(str(self._file), json.dumps(self.rows, indent=0).encode())
 
 
 def resolved(words: argparse.Namespace, device: torch.device) -> Config:
-    """The configuration of the first call, as OUT/config.json keeps it for the later ones."""
-    file = words.out / "config.json"
-    if file.exists():
-        return Config.model_validate_json(file.read_text())
-    config = with_overrides(preset_named(words.preset).config, words.changes)
+    """The configuration that the words say, in OUT/config.json, too; what a budget chose stays as it was chosen.
+
+    Raises:
+        UserError: there are no such shards, or the run that OUT has was begun with other words.
+    """
     config = changed(
-        config,
+        with_overrides(preset_named(words.preset).config, words.changes),
         data={"url": str(words.data.absolute())},
         run={"url": str(words.out.absolute() / "runs"), "checkpoint_minutes": 2.0, "keep_checkpoints": 1000},
         cluster={"num_workers": 1, "use_gpu": device.type == "cuda"},
         tracking={"patience_seconds": 1.0},
     )
+    for split in (config.data.train_split, config.data.val_split):
+        load_manifest(config, split)
+    file = words.out / "config.json"
+    before = Config.model_validate_json(file.read_text()) if file.exists() else None
     if words.budget_minutes:
-        rate = images_per_second(config, device)
-        steps = round(words.budget_minutes * 60 * rate / config.train.batch_size)
-        print(f"{rate:,.1f} images/s: {steps:,} steps fit into {words.budget_minutes:g} minutes", flush=True)
+        steps = before.train.steps if before else steps_within(words.budget_minutes, config, device)
         config = changed(config, train={"steps": steps})
     steps = config.train.steps
     whole = {"eval_interval": steps, "sample_interval": steps, "checkpoint_interval": max(1, steps // words.points)}
     config = changed(config, run=whole)
-    words.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(config.model_dump_json(indent=1))
+    if before:
+        require_same_run(before, config, words.out)
+    write(str(file), config.model_dump_json(indent=1).encode())
     return config
+
+
+def require_same_run(before: Config, now: Config, out: Path) -> None:
+    """Raise UserError where a call's words would train another run than the one that OUT has."""
+    different = changed_result_keys(before, now)
+    for key in ("name", "checkpoint_interval"):
+        was, is_now = getattr(before.run, key), getattr(now.run, key)
+        if was != is_now:
+            different.append(f"run.{key} (was {was!r}, now {is_now!r})")
+    if different:
+        raise UserError(
+            f"--out {out}: its run was begun with other words: {', '.join(different)}; give those of then, or another "
+            "folder"
+        )
+
+
+def steps_within(minutes: float, config: Config, device: torch.device) -> int:
+    """The steps of training that fit into the minutes."""
+    rate = images_per_second(config, device)
+    steps = round(minutes * 60 * rate / config.train.batch_size)
+    print(f"{rate:,.1f} images/s: {steps:,} steps fit into {minutes:g} minutes", flush=True)
+    return steps
 
 
 def images_per_second(config: Config, device: torch.device) -> float:
@@ -172,7 +199,7 @@ def evaluate_piece(config: Config, piece: Piece, device: torch.device, train_ima
 
 
 def draw_grid(config: Config, out: Path, device: torch.device) -> None:
-    """OUT/samples: images of the averaged weights of the last step."""
+    """OUT/samples: images of the averaged weights of the last step, those that are missing."""
     folder = Path(run_url_of(config), folder_name(config.train.steps))
     model = on_device(config.build_model(), device).eval()
     model.load_state_dict(load_file(folder / AVERAGED_NAME))
@@ -183,7 +210,7 @@ def draw_grid(config: Config, out: Path, device: torch.device) -> None:
 
 def run(words: argparse.Namespace) -> bool:
     """One call; gives whether all is done."""
-    device = torch.device(words.device)
+    device = device_of(words.device)
     piece = Piece(words.out, 60 * words.minutes)
     before = signal.signal(signal.SIGTERM, lambda number, frame: setattr(piece, "terminated", True))
     try:
@@ -193,10 +220,9 @@ def run(words: argparse.Namespace) -> bool:
         if newest_step(config) < config.train.steps:
             return False
         is_done = evaluate_piece(config, piece, device, words.train_images)
-        if not (words.out / "samples").exists():
-            draw_grid(config, words.out, device)
+        draw_grid(config, words.out, device)
         draw_curve(config, piece.rows, words.out / "curve.png")
-        (words.out / "report.md").write_text(report(config, piece.rows, device) + "\n")
+        write(str(words.out / "report.md"), (report(config, piece.rows, device) + "\n").encode())
         return is_done
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -211,8 +237,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("gpu-cifar10"))
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
     parser.add_argument("--budget-minutes", type=float, default=0.0, help="of training in all; 0: the preset's steps")
-    parser.add_argument("--points", type=int, default=10, help="places of the run whose checkpoints are evaluated")
-    parser.add_argument("--train-images", type=int, default=10_000)
+    parser.add_argument("--points", type=count, default=10, help="places of the run whose checkpoints are evaluated")
+    parser.add_argument("--train-images", type=count, default=10_000)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     return parser.parse_intermixed_args(words)
 

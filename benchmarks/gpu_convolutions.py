@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.device import device_name, matmul_peak, seconds_of
+from benchmarks.device import device_name, device_of, matmul_peak, seconds_of
+from benchmarks.lone_worker import count, run_script
+from pipeline.errors import UserError
 
 SECONDS = 0.1
 Passes = tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], Tensor]]
@@ -96,10 +98,10 @@ def seconds_a_call(work: Callable[[], object], device: torch.device) -> float:
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--filters", type=int, nargs="+", default=[192, 240, 288, 336, 384])
-    parser.add_argument("--kernel", type=int, default=3, help="n of the n x n and 1 x n convolutions")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32, help="side of the images")
+    parser.add_argument("--filters", type=count, nargs="+", default=[192, 240, 288, 336, 384])
+    parser.add_argument("--kernel", type=count, default=3, help="n of the n x n and 1 x n convolutions, odd")
+    parser.add_argument("--batch", type=count, default=64)
+    parser.add_argument("--size", type=count, default=32, help="side of the images")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     return parser.parse_args(words)
 
@@ -107,7 +109,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Print the table."""
     words = arguments()
-    device = torch.device(words.device)
+    device = device_of(words.device)
+    if words.kernel % 2 == 0:
+        raise UserError(f"--kernel {words.kernel}: models have kernels of odd size; give {words.kernel + 1}")
     torch.backends.cudnn.benchmark = True
     peak = matmul_peak(device, torch.bfloat16)
     print(f"{device_name(device)}, torch {torch.__version__}, matmul peak {peak:.1f} TFLOP/s")
@@ -128,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,12 +10,14 @@ forward pass an image by the docstring's formula, the peak a bfloat16 matmul's o
 """
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
-from benchmarks.device import device_name, matmul_peak, seconds_of
+from benchmarks.device import device_name, device_of, free_memory, matmul_peak, seconds_of
 from benchmarks.gpu_train import easy_batch
-from benchmarks.lone_worker import changed, run_script
+from benchmarks.lone_worker import changed, count, run_script
+from benchmarks.step_record import OUT_OF_MEMORY
 from models.sampling import draw
 from models.trainable import TrainableModel
 from pipeline.config import Config
@@ -51,11 +53,29 @@ def evaluation_seconds(config: Config, model: TrainableModel, device: torch.devi
     return [seconds_of(batches_evaluated, device) for _ in range(2)][-1] / EVALUATIONS
 
 
+def row(
+    seconds: Callable[[Config, TrainableModel, torch.device], float],
+    config: Config,
+    model: TrainableModel,
+    device: torch.device,
+    peak: float,
+) -> str:
+    """Seconds, images/s, TFLOP/s and share of the peak as cells of the table, or that memory is out."""
+    size, batch = config.data.image_size, config.train.batch_size
+    free_memory(device)
+    try:
+        taken = seconds(config, model, device)
+    except torch.OutOfMemoryError:
+        return f"{OUT_OF_MEMORY} | | |"
+    rate = model.flops(size, size) * batch / taken / 1e12
+    return f"{taken:.3f} | {batch / taken:,.2f} | {rate:.3f} | {rate / peak:.2%}"
+
+
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=["cifar10", "imagenet32"], metavar="PRESET")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
+    parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--size", type=int, default=0, help="side of the images; 0: the preset's")
@@ -66,7 +86,7 @@ def main() -> None:
     """Print the table."""
     words = arguments()
     configs = [preset_named(preset).config for preset in words.presets]
-    device = torch.device(words.device)
+    device = device_of(words.device)
     peak = matmul_peak(device, getattr(torch, words.precision))
     print(f"{device_name(device)}, torch {torch.__version__}, {words.precision}, matmul peak {peak:.2f} TFLOP/s")
     print("| preset | batch | | seconds | images/s | TFLOP/s | share of the peak |")
@@ -84,13 +104,8 @@ def main() -> None:
                 cluster={"num_workers": 1},
             )
             for what, seconds in (("drawn", drawing_seconds), ("evaluated", evaluation_seconds)):
-                taken = seconds(config, model, device)
-                rate = model.flops(size, size) * batch / taken / 1e12
-                print(
-                    f"| {preset.preset} | {batch} | {what} | {taken:.3f} | {batch / taken:,.2f} | {rate:.3f} "
-                    f"| {rate / peak:.2%} |",
-                    flush=True,
-                )
+                figures = row(seconds, config, model, device, peak)
+                print(f"| {preset.preset} | {batch} | {what} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ profiled. The host's milliseconds are what it takes to give an idle device a ste
 step's, the host bounds it. FLOPs are those of the models' docstrings, three times the forward pass; the peak is a
 bfloat16 matmul's in the same run. Rows are written to OUT/train.json as they come, and the same command goes on after
 the last one; a size that doesn't fit is a row, too. Words like model.kernel_size=5 change the presets; such rows want
-an OUT of their own. `--data PRESET=FOLDER` feeds the step from prepared shards, too, and tells the share of time waited
-for data and the host's part beside the loader. `--device cpu --small` runs it all in seconds on a CPU, whose figures
-mean nothing.
+an OUT of their own, as those of another device or torch do. `--data PRESET=FOLDER` feeds the step from prepared
+shards, too, and tells the share of time waited for data and the host's part beside the loader. `--device cpu --small`
+runs it all in seconds on a CPU, whose figures mean nothing.
 """
 
 import argparse
-import gc
 import itertools
 import time
 from collections.abc import Callable
@@ -27,15 +26,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.device import copy_peak, device_name, matmul_peak, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, changed_presets, pass_first_epoch, run_script
+from benchmarks.device import device_of, free_memory, synchronize
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets, count, pass_first_epoch, run_script
 from benchmarks.operations import time_by_group
-from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, in_short, table
+from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, begun, in_short, table
 from pipeline.config import Config
 from pipeline.cost import training_flops
+from pipeline.errors import UserError
 from pipeline.evaluate import units
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
+from pipeline.storage import write
 from pipeline.stream import Batch
 
 DEFAULT_PRESETS = ["cifar10", "imagenet32", "imagenet64"]
@@ -115,7 +116,7 @@ def easy_batch(config: Config) -> Batch:
 
 def measure(config: Config, variant: Variant, device: torch.device, seconds: float, profiled: bool) -> dict[str, Any]:
     """Figures of a variant at the configuration's batch size; {"error": ...} where memory is out."""
-    _free(device)
+    free_memory(device)
     try:
         return _measure(config, variant, device, seconds, profiled)
     except torch.OutOfMemoryError:
@@ -170,7 +171,7 @@ def host_milliseconds(step: Callable[[], object], device: torch.device) -> float
 
 def measure_stream(config: Config, variant: Variant, device: torch.device, seconds: float) -> dict[str, Any]:
     """Images/s, share of the time waited for data, and the host's part, where the step is fed from prepared shards."""
-    _free(device)
+    free_memory(device)
     learner = learner_of(config, variant, device, load_manifest(config, config.data.train_split))
     with learner.stream() as stream:
         pass_first_epoch(stream)
@@ -186,14 +187,6 @@ def measure_stream(config: Config, variant: Variant, device: torch.device, secon
         host = host_milliseconds(lambda: learner.advance(next(stream)), device)
     rate = steps * config.train.batch_size / taken
     return {"images_per_second": rate, "data_wait_fraction": waited / taken, "host_milliseconds": host}
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    torch.compiler.reset()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def row(record: Record, config: Config, name: str, words: argparse.Namespace, profiled: bool = False) -> Any:
@@ -224,8 +217,8 @@ def best_of(rates: dict[str, float]) -> str:
     return next(name for name in same_training if rates[name] >= (1.0 - SPREAD) * fastest)
 
 
-def measure_preset(record: Record, config: Config, words: argparse.Namespace) -> None:
-    """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the stream."""
+def measure_preset(record: Record, config: Config, words: argparse.Namespace, shards: str) -> None:
+    """All variants at one size, the best at all sizes, its profile and the last one's, and its rate from the shards."""
     at = changed(config, train={"batch_size": words.at})
     variants = different_variants(config, words.variants)
     figures = {name: row(record, at, name, words) or {} for name in variants}
@@ -236,19 +229,35 @@ def measure_preset(record: Record, config: Config, words: argparse.Namespace) ->
             break
     for name in dict.fromkeys([best, variants[-1]]):
         row(record, at, name, words, profiled=True)
-    folder = dict(pair.split("=", 1) for pair in words.data).get(config.preset)
     key = f"{config.preset}/{words.at}/stream"
-    if folder and key not in record.values and not record.is_over:
-        fed = changed(at, data={"url": folder})
+    if shards and key not in record.values and not record.is_over:
+        fed = changed(at, data={"url": shards})
         record.put(key, measure_stream(fed, VARIANTS[best], torch.device(words.device), words.seconds))
+
+
+def folders_of_shards(pairs: list[str], configs: list[Config]) -> dict[str, str]:
+    """The folder of prepared shards of each preset that has one.
+
+    Raises:
+        UserError: a word isn't PRESET=FOLDER of a preset that is measured, or the folder has no such shards.
+    """
+    measured, folders = {config.preset: config for config in configs}, {}
+    for pair in pairs:
+        preset, _, folder = pair.partition("=")
+        if preset not in measured or not folder:
+            raise UserError(f"--data {pair}: give PRESET=FOLDER, the preset one of {', '.join(measured)}")
+        config = changed(measured[preset], data={"url": folder})
+        load_manifest(config, config.data.train_split)
+        folders[preset] = folder
+    return folders
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="PRESET or KEY=VALUE")
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048])
-    parser.add_argument("--at", type=int, default=128, help="images a step at which variants are compared")
+    parser.add_argument("--batches", type=count, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048])
+    parser.add_argument("--at", type=count, default=128, help="images a step at which variants are compared")
     parser.add_argument("--variants", nargs="+", default=QUICK, choices=VARIANTS)
     parser.add_argument("--seconds", type=float, default=5.0, help="for which each rate is measured")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no further row is begun")
@@ -262,28 +271,18 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure what is missing and print the table."""
     words = arguments()
-    device = torch.device(words.device)
+    device = device_of(words.device)
     changes, configs = changed_presets(words.words, DEFAULT_PRESETS)
-    record = Record(words.out, words.minutes)
-    kept = record.values.get("device", {}).get("changes", changes)
-    if kept != changes:
-        raise SystemExit(
-            f"--out {words.out}: train.json has rows of {' '.join(kept) or 'unchanged presets'}, not of "
-            f"{' '.join(changes) or 'unchanged presets'}; give another folder"
-        )
-    found = {"name": device_name(device), "torch": torch.__version__, "changes": changes}
-    if {key: record.values.get("device", {}).get(key) for key in found} != found:
-        peaks = {"matmul_tflops": matmul_peak(device, torch.bfloat16), "copy_tbps": copy_peak(device)}
-        record.values = {}
-        record.put("device", found | peaks)
+    small = {"model": SMALL, "data": {"image_size": SMALL_SIZE}} if words.small else {}
+    where = {"run": {"url": str(words.out / "none")}, "cluster": {"num_workers": 1}}
+    configs = [changed(config, **where, **small) for config in configs]
+    folders = folders_of_shards(words.data, configs)
+    record = begun(words.out, words.minutes, {"changes": changes, "small": words.small}, device)
     print(record.values["device"], flush=True)
     for config in configs:
-        config = changed(config, run={"url": str(words.out / "none")}, cluster={"num_workers": 1})
-        if words.small:
-            config = changed(config, model=SMALL, data={"image_size": SMALL_SIZE})
-        measure_preset(record, config, words)
+        measure_preset(record, config, words, folders.get(config.preset, ""))
     print(table(record))
-    (words.out / "train.md").write_text(table(record) + "\n")
+    write(str(words.out / "train.md"), (table(record) + "\n").encode())
 
 
 if __name__ == "__main__":

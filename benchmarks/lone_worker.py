@@ -2,6 +2,7 @@
 how they end where a person has something to mend.
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,13 @@ from pipeline.errors import UserError
 from pipeline.presets import preset_named
 from pipeline.stream import TrainingStream
 from pipeline.told import Orders
+
+
+def count(text: str) -> int:
+    """A whole number of 1 or more, as argparse's type of an argument."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _never() -> bool:

@@ -19,6 +19,7 @@ from benchmarks.lone_worker import LoneWorker, changed, run_script, with_overrid
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.drawing import training_grid
+from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.learner import Learner
 from pipeline.manifest import Manifest, load_manifest
@@ -41,6 +42,18 @@ def base(data: str) -> Config:
         train={"batch_size": 16, "ema_decay": 0.99, "horizontal_flips": False},
         run={"compile": "off", "precision": "float32"},
     )
+
+
+def variants_of(words: list[str], config: Config) -> list[tuple[str, Config]]:
+    """The names and configurations of the words' variants.
+
+    Raises:
+        UserError: a name has no changes beside it, or a change doesn't fit.
+    """
+    if len(words) % 2:
+        raise UserError(f'variant {words[-1]}: its changes are missing; give "" for none')
+    changes = [[change for change in word.split(",") if change] for word in words[1::2]]
+    return [(name, with_overrides(config, own)) for name, own in zip(words[::2], changes, strict=True)]
 
 
 def with_budget(config: Config, pflop: float) -> Config:
@@ -109,9 +122,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
+    variants = variants_of(words.variants, base(words.data))
     print(HEADING, flush=True)
-    for name, changes in zip(words.variants[::2], words.variants[1::2], strict=True):
-        config = with_overrides(base(words.data), [word for word in changes.split(",") if word])
+    for name, config in variants:
         print(row(name, with_budget(config, words.pflop), words.test_images, words.draw), flush=True)
 
 

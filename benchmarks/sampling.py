@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.train_step import MODELS, built, matmul_peak
+from benchmarks.train_step import MODELS, built, matmul_peak, model_name
 from models.autoregressive import AutoregressiveModel
 from models.sampling import draw
 
@@ -45,7 +45,9 @@ def incremental_seconds(model: AutoregressiveModel, batch: int, times: int) -> f
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument(
+        "models", nargs="*", default=list(MODELS), type=model_name, metavar="MODEL", help=", ".join(MODELS)
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passes", type=int, default=5, help="of the naive sampler's 3,072 that are timed")

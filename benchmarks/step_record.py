@@ -5,6 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.device import copy_peak, device_name, matmul_peak
+from pipeline.errors import UserError
+from pipeline.storage import write
+
 OUT_OF_MEMORY = "out of memory"
 PAPER_IMAGES = 200_000 * 128
 FIRST_STEPS = 20
@@ -17,13 +23,12 @@ class Record:
 
     def __init__(self, out: Path, minutes: float) -> None:
         self._file, self._until = out / "train.json", time.monotonic() + 60 * minutes
-        out.mkdir(parents=True, exist_ok=True)
         self.values: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value."""
         self.values[key] = value
-        self._file.write_text(json.dumps(self.values, indent=1))
+        write(str(self._file), json.dumps(self.values, indent=1).encode())
 
     @property
     def is_over(self) -> bool:
@@ -34,6 +39,28 @@ class Record:
     def peak(self) -> float:
         """The matmul peak of the device in TFLOP/s."""
         return float(self.values["device"]["matmul_tflops"])
+
+
+def begun(out: Path, minutes: float, models: dict[str, Any], device: torch.device) -> Record:
+    """The rows of OUT, before them the device, its peaks, and the models: how presets are changed, and whether small.
+
+    Raises:
+        UserError: they were measured of other models, or on another device.
+    """
+    record, found = Record(out, minutes), models | {"name": device_name(device), "torch": torch.__version__}
+    if "device" not in record.values:
+        peaks = {"matmul_tflops": matmul_peak(device, torch.bfloat16), "copy_tbps": copy_peak(device)}
+        record.put("device", found | peaks)
+    kept = {key: record.values["device"][key] for key in found}
+    if kept != found:
+        was, now = _in_words(kept), _in_words(found)
+        raise UserError(f"--out {out}: train.json has rows of {was}, not of {now}; give another folder")
+    return record
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    presets = " ".join(found["changes"]) or "unchanged presets"
+    return f"{presets}{', --small' if found['small'] else ''}, on {found['name']} by torch {found['torch']}"
 
 
 def in_short(figures: dict[str, Any], peak: float) -> str:

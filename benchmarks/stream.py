@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed
+from benchmarks.lone_worker import changed, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -40,6 +40,13 @@ MODELS = {
 }
 
 
+def model_name(text: str) -> str:
+    """A model's name, as argparse's type of an argument."""
+    if text not in MODELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MODELS)}")
+    return text
+
+
 def matmul_peak(seconds: float = 3.0) -> float:
     """GFLOP/s of float32 matrix products of 2048, the best of several."""
     size = 2048
@@ -141,7 +148,9 @@ def row(name: str, seconds: float, batch: int, threads: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument(
+        "models", nargs="*", default=list(MODELS), type=model_name, metavar="MODEL", help=", ".join(MODELS)
+    )
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,11 +1,9 @@
 """The training in pieces and the figures of a step, as they run on a GPU machine: here on the CPU, at small size."""
 
-import importlib
 import itertools
 import json
 import math
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_convolutions, gpu_train
-from benchmarks.gpu_cifar10 import Piece, arguments, run
+from benchmarks import gpu_cifar10, gpu_convolutions, gpu_sampling, gpu_train
+from benchmarks.gpu_cifar10 import Piece, arguments, resolved, run
 from benchmarks.gpu_train import QUICK, best_of, different_variants
-from benchmarks.lone_worker import changed_presets
 from models.gated_pixelcnn import GatedLayer
+from models.trainable import TrainableModel
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
 from pipeline.presets import PRESETS
 from pipeline.train import train
@@ -30,7 +29,6 @@ TINY = """
     train.steps=12 train.batch_size=32 train.warmup_steps=2 train.horizontal_flips=true run.log_interval=2
     data.shuffle_shards=3 data.records_per_shard=150 evaluate.batch_size=60 sample.count=4 sample.grid_columns=2
 """
-UNKNOWN_PRESET = r"unknown preset 'cifar': did you mean cifar10\? choose one of digits, "
 LIGHT = """
 import runpy, sys
 for name in ("ray", "mlflow", "boto3", "botocore", "webdataset", "tyro", "pyarrow", "sklearn", "optuna"):
@@ -78,6 +76,61 @@ def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
         assert (out / name).stat().st_size > 200
 
 
+def test_a_grid_that_a_kill_cut_short_is_drawn_to_its_end(digits: Config, tmp_path: Path) -> None:
+    words = arguments(f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {tmp_path}".split())
+    assert run(words)
+    drawn = (tmp_path / "samples/samples.png").read_bytes()
+    for name in ("manifest.json", "samples.png"):
+        (tmp_path / "samples" / name).unlink()
+    assert run(words)
+    assert (tmp_path / "samples/samples.png").read_bytes() == drawn
+
+
+def test_a_budget_sets_the_steps_once(digits: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_cifar10, "SECONDS_OF_RATE", 0.2)
+    called = f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {tmp_path} --budget-minutes 5"
+    words, cpu = arguments(called.split()), torch.device("cpu")
+    config = resolved(words, cpu)
+    assert config.train.steps > 12
+    assert config.run.checkpoint_interval == config.train.steps // 10
+    monkeypatch.setattr(gpu_cifar10, "images_per_second", lambda config, device: math.inf)
+    assert resolved(words, cpu) == config
+
+
+@pytest.mark.parametrize(
+    ("more", "different"),
+    [
+        ("model.num_filters=16", "model.num_filters (was 8, now 16)"),
+        ("train.steps=13", "train.steps (was 12, now 13)"),
+        ("--points 3", "run.checkpoint_interval (was 1, now 4)"),
+        ("run.name=other", "run.name (was 'digits', now 'other')"),
+    ],
+)
+def test_words_of_another_run_are_refused(more: str, different: str, digits: Config, tmp_path: Path) -> None:
+    called = f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {tmp_path}"
+    cpu = torch.device("cpu")
+    resolved(arguments(called.split()), cpu)
+    kept = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(
+        UserError, match=re.escape(f"--out {tmp_path}: its run was begun with other words: {different};")
+    ):
+        resolved(arguments(f"{called} {more}".split()), cpu)
+    assert (tmp_path / "config.json").read_bytes() == kept
+
+
+def test_what_changes_no_result_is_taken_from_each_call(digits: Config, tmp_path: Path) -> None:
+    """After shards have moved, or the run to a machine without a GPU, the same command goes on."""
+    called = f"{TINY} --preset digits --device cpu --out {tmp_path} --data"
+    cpu, file = torch.device("cpu"), tmp_path / "config.json"
+    first = resolved(arguments([*called.split(), digits.data.url]), cpu)
+    file.write_text(changed(first, cluster={"use_gpu": True}).model_dump_json())
+    moved = tmp_path / "moved"
+    moved.symlink_to(digits.data.url)
+    second = resolved(arguments([*called.split(), str(moved), "run.log_interval=3"]), cpu)
+    assert second == changed(first, data={"url": str(moved)}, run={"log_interval": 3})
+    assert Config.model_validate_json(file.read_text()) == second
+
+
 def test_variants_that_are_the_same_for_a_preset_are_measured_once() -> None:
     assert different_variants(PRESETS["cifar10"].config, QUICK) == [
         "default",
@@ -111,6 +164,23 @@ def test_the_hosts_part_of_a_step_leaves_out_what_the_device_still_does(monkeypa
     assert gpu_train.host_milliseconds(lambda: takes(0.002), torch.device("cpu")) == pytest.approx(2.0)
 
 
+def test_a_batch_that_does_not_fit_is_a_row_and_the_next_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PRESETS["digits"].config
+    model, cpu = config.build_model(), torch.device("cpu")
+
+    def takes_half_a_second_or_no_memory(config: Config, model: TrainableModel, device: torch.device) -> float:
+        if config.train.batch_size > 2:
+            raise torch.OutOfMemoryError
+        return 0.5
+
+    told = [
+        gpu_sampling.row(takes_half_a_second_or_no_memory, changed(config, train={"batch_size": size}), model, cpu, 1.0)
+        for size in (4, 2)
+    ]
+    assert told[0] == "out of memory | | |"
+    assert told[1].startswith("0.500 | 4.00 | ")
+
+
 def test_a_layer_alone_has_the_kernels_of_the_models_layer() -> None:
     words = gpu_convolutions.arguments(["--device", "cpu", "--batch", "2", "--size", "4", "--kernel", "5"])
     model = GatedLayer(12, 12, 5, channels=3, condition_filters=0, dropout=0.0, first=False, last=False)
@@ -130,62 +200,6 @@ def test_a_layer_alone_has_the_kernels_of_the_models_layer() -> None:
         padded = {"vertical 3x5": (4 + 2) * 4, "horizontal 1x3": 4 * (4 + 2)}.get(name, 4 * 4)
         assert of_inputs().numel() == inputs * 2 * padded
         assert of_weights().numel() == kernels[name].numel()
-
-
-def told_commands() -> set[str]:
-    """What `make gpu-figures` runs and docs/gpu.md and the record name, from the script's name on."""
-    root = Path(__file__).parents[2]
-    told = "\n".join((root / name).read_text() for name in ("Makefile", "docs/gpu.md", "benchmarks/gpu.md"))
-    return set(re.findall(r"-m benchmarks\.(gpu_\w+[^`\n]*)", told.replace("\\\n", " ")))
-
-
-@pytest.mark.parametrize("command", sorted(told_commands()))
-def test_commands_of_makefile_and_documents_are_understood(command: str) -> None:
-    script, *given = command.split()
-    words = vars(importlib.import_module(f"benchmarks.{script}").arguments(given))
-    understood = [word for name in ("words", "presets", "changes") for word in words.get(name, [])]
-    told = [word for word in given if word in PRESETS or re.match(r"\w+\.\w+=", word)]
-    assert understood == told or not told
-    assert changed_presets(understood, ["cifar10"])[1]
-
-
-@pytest.mark.parametrize(
-    ("rows_of", "words", "refused"),
-    [
-        (["train.seed=1"], [], "has rows of train.seed=1, not of unchanged presets"),
-        ([], ["train.seed=1"], "has rows of unchanged presets, not of train.seed=1"),
-    ],
-)
-def test_rows_of_other_changes_are_kept_apart(
-    rows_of: list[str], words: list[str], refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = json.dumps({"device": {"changes": rows_of}})
-    (tmp_path / "train.json").write_text(kept)
-    monkeypatch.setattr(sys, "argv", ["gpu_train", "digits", *words, "--device", "cpu", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=refused):
-        gpu_train.main()
-    assert (tmp_path / "train.json").read_text() == kept
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["gpu_train", "cifar"], UNKNOWN_PRESET),
-        (["gpu_sampling", "cifar"], UNKNOWN_PRESET),
-        (["gpu_cifar10", "--preset", "cifar"], UNKNOWN_PRESET),
-        (["gpu_train", "digits", "model.kernel=3"], r"model\.kernel '3'"),
-        (["gpu_cifar10", "model.kernel=3"], r"model\.kernel '3'"),
-    ],
-)
-def test_what_is_mistyped_is_told_in_one_line_and_leaves_nothing(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [*words, "--device", "cpu"])
-    monkeypatch.delitem(sys.modules, f"benchmarks.{words[0]}", raising=False)
-    with pytest.raises(SystemExit, match=rf"^error: {told}[^\n]*$"):
-        runpy.run_module(f"benchmarks.{words[0]}", run_name="__main__")
-    assert not list(tmp_path.iterdir())
 
 
 def test_all_run_with_torch_and_a_few_light_packages(digits: Config, tmp_path: Path) -> None:

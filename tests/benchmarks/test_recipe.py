@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import recipe
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.train import train
 from tests.conftest import LocalWorker
 from tests.pipeline.test_train import identity_of
@@ -25,3 +26,15 @@ def test_a_row_has_the_training_loops_figures_and_a_grid(
     assert found["test images"] == "179"
     assert float(found["drawn, bits/dim"]) > 0
     assert (tmp_path / "grids/tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_variants_are_pairs_of_a_name_and_its_changes(digits: Config) -> None:
+    words = ["base", "", "wide", "model.num_filters=48,train.seed=2", "base", ""]
+    found = recipe.variants_of(words, digits)
+    assert [name for name, _ in found] == ["base", "wide", "base"]
+    assert found[0][1] == digits
+    assert (found[1][1].model.model_dump()["num_filters"], found[1][1].train.seed) == (48, 2)
+    with pytest.raises(UserError, match=r'^variant deep: its changes are missing; give "" for none$'):
+        recipe.variants_of(["base", "", "deep"], digits)
+    with pytest.raises(UserError, match=r"^model\.kernel '3'"):
+        recipe.variants_of(["base", "model.kernel=3"], digits)
