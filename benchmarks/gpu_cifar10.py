@@ -88,12 +88,13 @@ def resolved(words: argparse.Namespace, device: torch.device) -> Config:
         UserError: there are no such shards, or the run that OUT has was begun with other words.
     """
     config = changed(
-        with_overrides(preset_named(words.preset).config, words.changes),
+        preset_named(words.preset).config,
         data={"url": str(words.data.absolute())},
         run={"url": str(words.out.absolute() / "runs"), "checkpoint_minutes": 2.0, "keep_checkpoints": 1000},
-        cluster={"num_workers": 1, "use_gpu": device.type == "cuda"},
         tracking={"patience_seconds": 1.0},
     )
+    config = with_overrides(config, words.changes)
+    config = changed(config, cluster={"num_workers": 1, "use_gpu": device.type == "cuda"})
     for split in (config.data.train_split, config.data.val_split):
         load_manifest(config, split)
     file = words.out / "config.json"

@@ -126,8 +126,8 @@ def test_what_changes_no_result_is_taken_from_each_call(digits: Config, tmp_path
     file.write_text(changed(first, cluster={"use_gpu": True}).model_dump_json())
     moved = tmp_path / "moved"
     moved.symlink_to(digits.data.url)
-    second = resolved(arguments([*called.split(), str(moved), "run.log_interval=3"]), cpu)
-    assert second == changed(first, data={"url": str(moved)}, run={"log_interval": 3})
+    second = resolved(arguments([*called.split(), str(moved), "run.checkpoint_minutes=0.5"]), cpu)
+    assert second == changed(first, data={"url": str(moved)}, run={"checkpoint_minutes": 0.5})
     assert Config.model_validate_json(file.read_text()) == second
 
 
