@@ -43,6 +43,14 @@ from pipeline.train import train
 
 WARM_UP_STEPS = 10
 SECONDS_OF_RATE = 10.0
+OWN_KEYS = {
+    "run.eval_interval": "--points",
+    "run.sample_interval": "--points",
+    "run.checkpoint_interval": "--points",
+    "cluster.num_workers": "one worker",
+    "cluster.use_gpu": "--device",
+}
+"""What the script sets itself, and by what."""
 WEIGHTS = {"averaged": AVERAGED_NAME, "raw": WEIGHTS_NAME}
 
 
@@ -85,8 +93,12 @@ def resolved(words: argparse.Namespace, device: torch.device) -> Config:
     """The configuration that the words say, in OUT/config.json, too; what a budget chose stays as it was chosen.
 
     Raises:
-        UserError: there are no such shards, or the run that OUT has was begun with other words.
+        UserError: there are no such shards, a word sets what the script does, or OUT's run was begun with other words.
     """
+    own = OWN_KEYS | ({"train.steps": "--budget-minutes"} if words.budget_minutes else {})
+    for key in [word.partition("=")[0] for word in words.changes]:
+        if key in own:
+            raise UserError(f"{key}: this script sets it itself ({own[key]}); leave it out")
     config = changed(
         preset_named(words.preset).config,
         data={"url": str(words.data.absolute())},

@@ -85,6 +85,14 @@ def test_rows_of_other_models_and_devices_are_kept_apart(
         (["gpu_cifar10", "--preset", "cifar", *CPU], UNKNOWN_PRESET),
         (["gpu_train", "digits", "model.kernel=3", *CPU], r"model\.kernel '3'"),
         (["gpu_cifar10", "model.kernel=3", *CPU], r"model\.kernel '3'"),
+        (
+            ["gpu_cifar10", "run.eval_interval=5", *CPU],
+            r"run\.eval_interval: this script sets it itself \(--points\); ",
+        ),
+        (
+            ["gpu_cifar10", "train.steps=9", "--budget-minutes", "1", *CPU],
+            r"train\.steps: this script sets it itself \(--budget-minutes\); leave it out",
+        ),
         (["gpu_train", "digits"], NO_GPU),
         (["gpu_sampling", "digits"], NO_GPU),
         (["gpu_cifar10"], NO_GPU),
