@@ -125,11 +125,7 @@ def resolved(words: argparse.Namespace, device: torch.device) -> Config:
 
 def require_same_run(before: Config, now: Config, out: Path) -> None:
     """Raise UserError where a call's words would train another run than the one that OUT has."""
-    different = changed_result_keys(before, now)
-    for key in ("name", "checkpoint_interval"):
-        was, is_now = getattr(before.run, key), getattr(now.run, key)
-        if was != is_now:
-            different.append(f"run.{key} (was {was!r}, now {is_now!r})")
+    different = changed_result_keys(before, now, "run.name", "run.checkpoint_interval")
     if different:
         raise UserError(
             f"--out {out}: its run was begun with other words: {', '.join(different)}; give those of then, or another "

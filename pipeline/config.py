@@ -317,11 +317,12 @@ READING_KEYS = (
 )
 
 
-def changed_result_keys(before: Config, now: Config) -> list[str]:
-    """Keys, with both values, that would change what a run trains; where data lie and how often it speaks don't."""
+def changed_result_keys(before: Config, now: Config, *also: str) -> list[str]:
+    """Keys, with both values, that would change what a run trains; where data lie and how often it speaks don't.
+
+    Args:
+        also: keys that must not change either.
+    """
     old, new = flatten(before), flatten(now)
-    return [
-        f"{key} (was {old[key]!r}, now {new[key]!r})"
-        for key in sorted(new)
-        if key.split(".")[0] in RESULT_SECTIONS and key not in READING_KEYS and old[key] != new[key]
-    ]
+    results = [key for key in sorted(new) if key.split(".")[0] in RESULT_SECTIONS and key not in READING_KEYS]
+    return [f"{key} (was {old[key]!r}, now {new[key]!r})" for key in [*results, *also] if old[key] != new[key]]

@@ -33,7 +33,7 @@ from pipeline.tracking import Tracker
 
 NO_CPU = {"cpu": 0, "memory": 1}
 """A trial's process takes a byte: with less than something it has no place, and a CPU would be its workers'."""
-SAME_KEYS = ("budget", "budget_unit", "evaluations", "scheduler")
+SAME_KEYS = ("search.budget", "search.budget_unit", "search.evaluations", "search.scheduler")
 
 
 def run_search(config: Config) -> list[TrialRecord]:
@@ -86,11 +86,7 @@ def _require_same_search(config: Config, url: str) -> None:
     except MissingObjectError:
         write(join(url, "search.json"), config.model_dump_json(indent=1).encode())
         return
-    changed = changed_result_keys(before, config)
-    for key in SAME_KEYS:
-        was, now = getattr(before.search, key), getattr(config.search, key)
-        if was != now:
-            changed.append(f"search.{key} (was {was!r}, now {now!r})")
+    changed = changed_result_keys(before, config, *SAME_KEYS)
     if changed:
         raise UserError(
             f"search.name {search_name(config)}: its trials were trained otherwise: {', '.join(changed)}; use the old "

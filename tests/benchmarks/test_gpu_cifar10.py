@@ -39,13 +39,17 @@ for words in [words.split() for words in sys.argv[1:]]:
 """
 
 
+def tiny_call(data: str | Path, out: Path) -> list[str]:
+    """The words of a call of seconds."""
+    return [*TINY.split(), "--preset", "digits", "--device", "cpu", "--data", str(data), "--out", str(out)]
+
+
 def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
     digits: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as on a machine without it
     out = tmp_path / "out"
-    called = f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {out} --points 2 --train-images 150"
-    words = arguments(called.split())
+    words = arguments([*tiny_call(digits.data.url, out), "--points", "2", "--train-images", "150"])
     turns = iter([False] * 5 + [True] * 10)
     with monkeypatch.context() as first_call:
         first_call.setattr(Piece, "is_over", lambda piece: next(turns))
@@ -77,7 +81,7 @@ def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
 
 
 def test_a_grid_that_a_kill_cut_short_is_drawn_to_its_end(digits: Config, tmp_path: Path) -> None:
-    words = arguments(f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {tmp_path}".split())
+    words = arguments(tiny_call(digits.data.url, tmp_path))
     assert run(words)
     drawn = (tmp_path / "samples/samples.png").read_bytes()
     for name in ("manifest.json", "samples.png"):
@@ -88,9 +92,8 @@ def test_a_grid_that_a_kill_cut_short_is_drawn_to_its_end(digits: Config, tmp_pa
 
 def test_a_budget_sets_the_steps_once(digits: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_cifar10, "SECONDS_OF_RATE", 0.2)
-    tiny = TINY.replace("train.steps=12 ", "")
-    called = f"{tiny} --preset digits --device cpu --data {digits.data.url} --out {tmp_path} --budget-minutes 5"
-    words, cpu = arguments(called.split()), torch.device("cpu")
+    called = [word for word in tiny_call(digits.data.url, tmp_path) if word != "train.steps=12"]
+    words, cpu = arguments([*called, "--budget-minutes", "5"]), torch.device("cpu")
     config = resolved(words, cpu)
     assert config.train.steps > 12
     assert config.run.checkpoint_interval == config.train.steps // 10
@@ -108,26 +111,24 @@ def test_a_budget_sets_the_steps_once(digits: Config, tmp_path: Path, monkeypatc
     ],
 )
 def test_words_of_another_run_are_refused(more: str, different: str, digits: Config, tmp_path: Path) -> None:
-    called = f"{TINY} --preset digits --device cpu --data {digits.data.url} --out {tmp_path}"
-    cpu = torch.device("cpu")
-    resolved(arguments(called.split()), cpu)
+    called, cpu = tiny_call(digits.data.url, tmp_path), torch.device("cpu")
+    resolved(arguments(called), cpu)
     kept = (tmp_path / "config.json").read_bytes()
     with pytest.raises(
         UserError, match=re.escape(f"--out {tmp_path}: its run was begun with other words: {different};")
     ):
-        resolved(arguments(f"{called} {more}".split()), cpu)
+        resolved(arguments([*called, *more.split()]), cpu)
     assert (tmp_path / "config.json").read_bytes() == kept
 
 
 def test_what_changes_no_result_is_taken_from_each_call(digits: Config, tmp_path: Path) -> None:
     """After shards have moved, or the run to a machine without a GPU, the same command goes on."""
-    called = f"{TINY} --preset digits --device cpu --out {tmp_path} --data"
     cpu, file = torch.device("cpu"), tmp_path / "config.json"
-    first = resolved(arguments([*called.split(), digits.data.url]), cpu)
+    first = resolved(arguments(tiny_call(digits.data.url, tmp_path)), cpu)
     file.write_text(changed(first, cluster={"use_gpu": True}).model_dump_json())
     moved = tmp_path / "moved"
     moved.symlink_to(digits.data.url)
-    second = resolved(arguments([*called.split(), str(moved), "run.checkpoint_minutes=0.5"]), cpu)
+    second = resolved(arguments([*tiny_call(moved, tmp_path), "run.checkpoint_minutes=0.5"]), cpu)
     assert second == changed(first, data={"url": str(moved)}, run={"checkpoint_minutes": 0.5})
     assert Config.model_validate_json(file.read_text()) == second
 
