@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Config
+from pipeline.config import Config, Section
 from pipeline.decoded import are_kept
 from pipeline.errors import UserError
 from pipeline.presets import preset_named
@@ -71,12 +71,15 @@ def with_overrides(config: Config, words: list[str]) -> Config:
     """The configuration with words like "train.steps=100" set, values as pydantic reads them.
 
     Raises:
-        UserError: a key is unknown or a value doesn't fit.
+        UserError: a word is not SECTION.KEY=VALUE, a key is unknown, or a value doesn't fit.
     """
     sections: dict[str, dict[str, Any]] = {}
     for word in words:
-        key, _, value = word.partition("=")
+        key, equals, value = word.partition("=")
         section, _, field = key.partition(".")
+        if not (equals and field and isinstance(getattr(config, section, None), Section)):
+            known = ", ".join(name for name, own in config if isinstance(own, Section))
+            raise UserError(f"{word}: give SECTION.KEY=VALUE, like train.steps=100; sections are {known}")
         sections.setdefault(section, {})[field] = value
     return changed(config, **sections)
 

@@ -85,6 +85,10 @@ def test_rows_of_other_models_and_devices_are_kept_apart(
         (["gpu_cifar10", "--preset", "cifar", *CPU], UNKNOWN_PRESET),
         (["gpu_train", "digits", "model.kernel=3", *CPU], r"model\.kernel '3'"),
         (["gpu_cifar10", "model.kernel=3", *CPU], r"model\.kernel '3'"),
+        (["gpu_cifar10", "foo", *CPU], "foo: give SECTION.KEY=VALUE, like train.steps=100; sections are model, data, "),
+        (["gpu_cifar10", "trian.steps=3", *CPU], r"trian\.steps=3: give SECTION\.KEY=VALUE, "),
+        (["gpu_cifar10", "train=3", *CPU], r"train=3: give SECTION\.KEY=VALUE, "),
+        (["gpu_train", "digits", "preset=x", *CPU], r"preset=x: give SECTION\.KEY=VALUE, "),
         (
             ["gpu_cifar10", "run.eval_interval=5", *CPU],
             r"run\.eval_interval: this script sets it itself \(--points\); ",
