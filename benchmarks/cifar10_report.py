@@ -11,6 +11,8 @@ from benchmarks.device import device_name
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import training_flops
+from pipeline.plot import figure_png
+from pipeline.storage import write
 
 Row = dict[str, Any]
 
@@ -40,7 +42,7 @@ def draw_curve(config: Config, rows: list[Row], file: Path) -> None:
     last = min(told, default=0.0)
     axes.set_ylim(last - 0.1, last + 1.5)
     axes.legend()
-    figure.savefig(file, dpi=110)
+    write(str(file), figure_png(figure))
 
 
 def report(config: Config, rows: list[Row], device: torch.device) -> str:

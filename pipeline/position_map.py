@@ -1,9 +1,9 @@
 """The picture of where in an image the nats lie."""
 
-import io
-
 import numpy as np
 from jaxtyping import Float64
+
+from pipeline.plot import figure_png
 
 
 def position_png(bits: Float64[np.ndarray, "h w"], title: str) -> bytes:
@@ -17,6 +17,4 @@ def position_png(bits: Float64[np.ndarray, "h w"], title: str) -> bytes:
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel("column")
     axes.set_ylabel("row")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    return figure_png(figure)

@@ -1,19 +1,14 @@
 """What became of a search's trials: a small file each, and the table, plot and best configuration made of them."""
 
-import io
 from typing import Any, Literal
 
-import matplotlib
+from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.clock import clock
 from pipeline.markdown import markdown_table
+from pipeline.plot import figure_png
 from pipeline.storage import MissingObjectError, join, names_below, read, write
-
-matplotlib.use("Agg")
-
-# isort: split
-from matplotlib import pyplot
 
 TrialState = Literal["running", "finished", "stopped early", "out of memory", "failed"]
 ENDED = ("finished", "stopped early", "out of memory")
@@ -109,7 +104,8 @@ def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:
 
 def pareto_png(records: list[TrialRecord]) -> bytes:
     """A plot of bits/dim over FLOPs an image: every trial, and the front of the finished ones."""
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure = Figure(figsize=(8, 5))
+    axes = figure.subplots()
     for state, marker in (("finished", "o"), ("stopped early", "x"), ("failed", "v"), ("out of memory", "v")):
         shown = [record for record in records if record.state == state and record.last]
         if shown:
@@ -124,7 +120,4 @@ def pareto_png(records: list[TrialRecord]) -> bytes:
     axes.set_xlabel("training GFLOP an image")
     axes.set_ylabel("bits/dim on the validation split")
     axes.legend()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    pyplot.close(figure)
-    return content.getvalue()
+    return figure_png(figure)
