@@ -10,12 +10,15 @@ import argparse
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.lone_worker import run_script
+from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,12 +35,34 @@ def measured(name: str, step: Callable[[], None]) -> None:
 
 
 def check_hashes(software: Path) -> None:
-    """What fetch.py does beside the download itself."""
-    for line in (software / "SHA256SUMS").read_text().splitlines():
+    """What fetch.py does beside the download itself.
+
+    Raises:
+        UserError: there is no SHA256SUMS, or a file isn't there or isn't what it says.
+    """
+    sums = software / "SHA256SUMS"
+    if not sums.is_file():
+        raise UserError(f"{sums}: no such file; run `infra/software build`")
+    for line in sums.read_text().splitlines():
         sha256, name = line.split()
-        with (software / name).open("rb") as file:
+        path = software / name
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, yet SHA256SUMS names it; run `infra/software build`")
+        with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                sys.exit(f"{software / name}: not what SHA256SUMS says; run `infra/software build`")
+                raise UserError(f"{path}: not what SHA256SUMS says; run `infra/software build`")
+
+
+def the_wheel(software: Path, name: str) -> Path:
+    """The one wheel of that name.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = list(software.glob(f"{name}-*.whl"))
+    if len(found) != 1:
+        raise UserError(f"--software {software}: {len(found)} files {name}-*.whl, not 1; run `infra/software build`")
+    return found[0]
 
 
 def main() -> None:
@@ -47,14 +72,17 @@ def main() -> None:
     parser.add_argument("--python", default="python3.12", help="the nodes' Python, which the wheels were built for")
     arguments = parser.parse_args()
     software = arguments.software.resolve()
-    (pip,) = software.glob("pip-*.whl")
-    (project,) = software.glob("pixelcnn_ray-*.whl")
+    pip, project = (the_wheel(software, name) for name in ("pip", "pixelcnn_ray"))
+    if not shutil.which(arguments.python):
+        raise UserError(f"--python {arguments.python}: no such program; give the Python that the wheels were built for")
     with tempfile.TemporaryDirectory() as folder:
         python = f"{folder}/env/bin/python"
         clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_FIND_LINKS")}
 
         def run(*words: str) -> None:
-            subprocess.run(words, check=True, cwd=folder, env=clean)
+            status = subprocess.call(words, cwd=folder, env=clean)
+            if status:
+                raise UserError(f"`{' '.join(words)}` ended with status {status}; what it said stands above")
 
         pip_install = [python, f"{pip}/pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
         offline = ["--no-index", "--find-links", str(software), "--constraint", str(software / "constraints.txt")]
@@ -75,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.lone_worker import changed
+from benchmarks.lone_worker import changed, count, run_script
+from pipeline.errors import UserError
 from pipeline.prepare import prepare
 from pipeline.presets import PRESETS
 from pipeline.ray_cluster import start_cluster
+from pipeline.sources.pixels import UNDECODABLE
 
 
 def lay_out(folder: Path, files: list[Path], images: int) -> int:
@@ -52,23 +54,44 @@ def wnid(number: int) -> str:
 
 
 def bare_rate(files: list[Path], size: int) -> float:
-    """Images/s of Pillow's decoding and BOX in this process."""
-    contents = [file.read_bytes() for file in files]
+    """Images/s of Pillow's decoding and BOX in this process.
+
+    Raises:
+        UserError: a file can't be decoded.
+    """
+    contents = {file: file.read_bytes() for file in files}
     started = time.perf_counter()
-    for content in contents:
-        with Image.open(io.BytesIO(content)) as image:
-            image.convert("RGB").resize((size, size), Image.Resampling.BOX)
+    for file, content in contents.items():
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                image.convert("RGB").resize((size, size), Image.Resampling.BOX)
+        except UNDECODABLE as error:
+            raise UserError(f"{file}: can't be decoded ({error}); take it out of the folder") from error
     return len(contents) / (time.perf_counter() - started)
+
+
+def jpegs_in(folder: Path) -> list[Path]:
+    """The folder's JPEGs by name.
+
+    Raises:
+        UserError: there are none, or there is no such folder.
+    """
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in found if file.suffix.lower() in (".jpg", ".jpeg")]
+    if not files:
+        raise UserError(f"{folder}: no folder with files *.jpg or *.jpeg; give one that holds full-size JPEGs")
+    return files
 
 
 def main() -> None:
     """Print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--images", type=count, default=2000)
+    parser.add_argument("--size", type=count, default=32)
     words = parser.parse_args()
-    files = sorted(file for file in words.folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg"))
+    files = jpegs_in(words.folder)
+    bare = bare_rate(files, words.size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = {
@@ -78,7 +101,6 @@ def main() -> None:
         cluster = {"num_workers": os.cpu_count(), "cpus_per_worker": 1, "use_gpu": False}
         config = changed(PRESETS["imagenet32"].config, data=data, cluster=cluster)
         start_cluster(1)
-        bare = bare_rate(files, words.size)
         started = time.perf_counter()
         manifests = prepare(config)
         seconds = time.perf_counter() - started
@@ -92,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,6 +8,7 @@ that were not stopped, had they begun in other orders.
 """
 
 import argparse
+import io
 import os
 import random
 import subprocess
@@ -20,9 +21,13 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler
 
+from benchmarks.lone_worker import changed, positive, run_script
 from pipeline.config import Data
+from pipeline.errors import UserError
+from pipeline.presets import PRESETS
 from pipeline.search.record import TrialRecord, load_records, ranked, table
-from pipeline.sources.cifar10 import RECORD_BYTES
+from pipeline.sources.opening import open_source
+from pipeline.storage import write
 
 HELD_OUT = 0.005
 SPACE = ("model.num_filters=choice(12,24,48)", "model.num_layers=choice(2,4,6,8)")
@@ -38,10 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where data, runs and MLflow's file lie")
     parser.add_argument("source", type=Path, help="CIFAR-10's binary layout, unpacked")
-    parser.add_argument("--pflop", type=float, default=0.01, help="budget of a trial")
+    parser.add_argument("--pflop", type=positive, default=0.01, help="budget of a trial")
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=SCHEDULERS)
     words = parser.parse_args()
-    words.folder.mkdir(parents=True, exist_ok=True)
     data = _data_words(words.folder.resolve(), words.source)
     for scheduler in words.schedulers:
         _run(words.folder.resolve(), "search", *data, *_search_words(scheduler, words.pflop))
@@ -58,10 +62,11 @@ def _data_words(folder: Path, source: Path) -> list[str]:
     """The training set's images as an npz, of which `prepare` holds some out; words for all jobs."""
     archive = folder / "cifar10-train.npz"
     if not archive.exists():
-        batches = [np.fromfile(source / f"data_batch_{number}.bin", np.uint8) for number in range(1, 6)]
-        records = np.concatenate(batches).reshape(-1, RECORD_BYTES)
-        images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        np.savez(archive, images=images, labels=records[:, 0])
+        official = changed(PRESETS["cifar10-small"].config, data={"source": str(source)}).data
+        images = open_source(official).splits[official.train_split]
+        labels, content = np.array([image.label for image in images], np.uint8), io.BytesIO()
+        np.savez(content, images=np.stack([image.load() for image in images]), labels=labels)
+        write(str(archive), content.getvalue())
     data = Data(name="cifar10-train", url=f"{folder}/data", source=str(archive), source_format="npz", val_split="val")
     fields = data.model_dump(include={"name", "url", "source", "source_format", "val_split"})
     words = ["cifar10-small", *(word for key, value in fields.items() for word in (f"--data.{key}", str(value)))]
@@ -80,7 +85,9 @@ def _search_words(scheduler: str, pflop: float) -> list[str]:
 
 def _run(folder: Path, job: str, *words: str) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    subprocess.run([sys.executable, "-u", "-m", f"jobs.{job}", *words], check=True, env=environment)
+    status = subprocess.call([sys.executable, "-u", "-m", f"jobs.{job}", *words], env=environment)
+    if status:
+        raise UserError(f"jobs.{job} ended with status {status}; what it said stands above")
 
 
 def _comparison(full: list[TrialRecord], stopped: list[TrialRecord]) -> str:
@@ -141,4 +148,4 @@ def _replay(order: list[TrialRecord], first: float, factor: float) -> tuple[floa
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

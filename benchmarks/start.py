@@ -17,6 +17,9 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.lone_worker import count, run_script
+from pipeline.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 SIZE = ["--model.num-layers", "2", "--model.num-filters", "8", "--train.batch-size", "32", "--run.log-interval", "1"]
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -46,16 +49,19 @@ def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter
     """Seconds from the command to a run's first step, and those of the processors by process.
 
     Raises:
-        RuntimeError: it ended before.
+        UserError: it ended before, or its data could not be prepared.
     """
     words = ["digits", *SIZE, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-m", "jobs.prepare", *words], cwd=checkout, env=environment, check=True, capture_output=True
-    )
-    log, began = folder / "log", time.monotonic()
+    log = folder / "log"
+    with log.open("w") as output:
+        prepare = [sys.executable, "-m", "jobs.prepare", *words]
+        status = subprocess.call(prepare, cwd=checkout, env=environment, stdout=output, stderr=output)
+    if status:
+        raise UserError(f"{checkout}: jobs.prepare ended with status {status}:\n{log.read_text()}")
+    began = time.monotonic()
     with log.open("w") as output:
         job = subprocess.Popen(
             [sys.executable, "-m", "jobs.train", *words], cwd=checkout, env=environment, stdout=output, stderr=output
@@ -64,7 +70,7 @@ def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter
     try:
         while not re.search(r"^step 1/", log.read_text(), re.MULTILINE):
             if job.poll() is not None:
-                raise RuntimeError(f"{checkout}: no first step:\n{log.read_text()}")
+                raise UserError(f"{checkout}: jobs.train ended before its first step:\n{log.read_text()}")
             time.sleep(SECONDS_BETWEEN_LOOKS)
             look(psutil.Process(job.pid), seen)
         used = collections.Counter[str]()
@@ -80,8 +86,13 @@ def main() -> None:
     """Print a line for each start, then the means by process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=Path, help="another checkout, run in turn with this one by the same Python")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=count, default=3)
     arguments = parser.parse_args()
+    if arguments.beside and not (arguments.beside / "jobs" / "train.py").is_file():
+        raise UserError(
+            f"--beside {arguments.beside}: no checkout of this project, it has no jobs/train.py; make one by "
+            f"`git worktree add --detach {arguments.beside} COMMIT`"
+        )
     checkouts = [ROOT, *([arguments.beside.resolve()] if arguments.beside else [])]
     sums = {checkout: collections.Counter[str]() for checkout in checkouts}
     for _ in range(arguments.repeats):
@@ -96,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
