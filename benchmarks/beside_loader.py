@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed, pass_first_epoch, run_script
+from benchmarks.lone_worker import changed, count, pass_first_epoch, positive, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -57,9 +57,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--calls", type=int, nargs="+", default=[1500, 5000])
-    parser.add_argument("--rate", type=float, default=2300.0, help="images/s")
+    parser.add_argument("--steps", type=count, default=300)
+    parser.add_argument("--calls", type=count, nargs="+", default=[1500, 5000])
+    parser.add_argument("--rate", type=positive, default=2300.0, help="images/s")
     words, overrides = parser.parse_known_args()
     config = with_absolute_urls(parse("benchmarks.beside_loader", "", [words.preset, *overrides]))
     manifest = load_manifest(config, config.data.train_split)

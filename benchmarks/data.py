@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.data_readers import BATCH, READERS, config_of, resume_batch, without_torchvision
-from benchmarks.lone_worker import changed, run_script
+from benchmarks.lone_worker import changed, count, run_script
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, fetch
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True)
     parser.add_argument("--folder", help="where the sets are kept; nothing: a temporary folder")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=count, default=3)
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

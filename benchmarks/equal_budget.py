@@ -11,7 +11,7 @@ import argparse
 import time
 from typing import Any
 
-from benchmarks.lone_worker import changed, changed_presets, run_script
+from benchmarks.lone_worker import changed, changed_presets, positive, run_script
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import TRAINING_PASSES
@@ -70,8 +70,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="PRESET or CHANGE", help=", ".join(SMALL))
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seconds", type=float, default=30.0, help="for which each rate is measured")
+    parser.add_argument("--minutes", type=positive, default=5.0)
+    parser.add_argument("--seconds", type=positive, default=30.0, help="for which each rate is measured")
     parser.add_argument("--data", default="data/cifar10")
     parser.add_argument("--runs", default="runs", help="folder of the runs; must not hold any of them")
     words = parser.parse_intermixed_args()

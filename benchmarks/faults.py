@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.fault_kinds import KINDS, Fault, mend
 from benchmarks.fault_record import Outcome, add, outcomes_in, put_into, table
 from benchmarks.fault_runs import against, require_whole_run, words_for
+from benchmarks.lone_worker import count, positive
 from benchmarks.soak import run_soak
 from tests.host import ROOT, Job, end
 from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number, why_not
@@ -180,9 +181,9 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["matrix", "table", "soak"])
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each fault")
+    parser.add_argument("--seeds", type=count, default=3, help="runs of each fault")
     parser.add_argument("--only", default="", help="faults whose name has this in it")
-    parser.add_argument("--minutes", type=float, default=30, help="length of the soak")
+    parser.add_argument("--minutes", type=positive, default=30, help="length of the soak")
     parser.add_argument("--record", type=Path, help=f"what is written; {RECORD} and {SOAK_RECORD}")
     arguments = parser.parse_args()
     reason = why_not()

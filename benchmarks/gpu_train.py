@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import device_of, free_memory, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, changed_presets, count, pass_first_epoch, run_script
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets, count, pass_first_epoch, positive, run_script
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, begun, in_short, table
 from pipeline.config import Config
@@ -259,7 +259,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", type=count, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048])
     parser.add_argument("--at", type=count, default=128, help="images a step at which variants are compared")
     parser.add_argument("--variants", nargs="+", default=QUICK, choices=VARIANTS)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for which each rate is measured")
+    parser.add_argument("--seconds", type=positive, default=5.0, help="for which each rate is measured")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no further row is begun")
     parser.add_argument("--data", nargs="*", default=[], metavar="PRESET=FOLDER", help="of prepared shards")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

@@ -12,7 +12,7 @@ import time
 import torch.distributed
 
 from benchmarks.equal_budget import rate
-from benchmarks.lone_worker import run_script
+from benchmarks.lone_worker import positive, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.drawing import training_grid
@@ -43,7 +43,7 @@ def main() -> None:
     """Print a line of the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for which the training step is measured")
+    parser.add_argument("--seconds", type=positive, default=20.0, help="for which the training step is measured")
     words, overrides = parser.parse_known_args()
     config = with_absolute_urls(parse("grid_cost", "", [words.preset, *overrides]))
     found = run_on_workers(config, step_and_grid, (config, words.seconds), f"{run_url_of(config)}-grid-cost")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lone_worker import LoneWorker, changed, run_script, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, count, positive, run_script, with_overrides
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.drawing import training_grid
@@ -116,10 +116,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", default=["base", ""], metavar="NAME CHANGES")
     parser.add_argument("--data", default="data/cifar10")
-    parser.add_argument("--pflop", type=float, default=0.012)
-    parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--pflop", type=positive, default=0.012)
+    parser.add_argument("--test-images", type=count, default=2000)
     parser.add_argument("--draw", action="store_true", help="a grid from each variant")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=count, default=1)
     words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
     variants = variants_of(words.variants, base(words.data))

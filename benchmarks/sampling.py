@@ -13,6 +13,7 @@ from statistics import median
 
 import torch
 
+from benchmarks.lone_worker import count
 from benchmarks.train_step import MODELS, built, matmul_peak, model_name
 from models.autoregressive import AutoregressiveModel
 from models.sampling import draw
@@ -48,10 +49,10 @@ def main() -> None:
     parser.add_argument(
         "models", nargs="*", default=list(MODELS), type=model_name, metavar="MODEL", help=", ".join(MODELS)
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--passes", type=int, default=5, help="of the naive sampler's 3,072 that are timed")
-    parser.add_argument("--times", type=int, default=2, help="whole drawings of the incremental sampler")
+    parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--passes", type=count, default=5, help="of the naive sampler's 3,072 that are timed")
+    parser.add_argument("--times", type=count, default=2, help="whole drawings of the incremental sampler")
     words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)
     print(f"torch {torch.__version__}, {words.threads} threads, 32x32x3, float32")

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed, run_script
+from benchmarks.lone_worker import changed, count, positive, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest
@@ -47,8 +47,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=positive, default=8.0)
+    parser.add_argument("--worlds", type=count, nargs="+", default=[1, 8, 64])
     words, overrides = parser.parse_known_args()
     config = with_absolute_urls(parse("benchmarks.stream", "", [words.preset, *overrides]))
     manifest = load_manifest(config, config.data.train_split)

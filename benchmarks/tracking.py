@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lone_worker import count
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.mlflow_run import SystemMetrics
@@ -88,7 +89,7 @@ def one_run(folder: Path, uri: str, steps: int) -> tuple[float, dict[str, float]
 def main() -> None:
     """Print a Markdown table: a training with MLflow up, slow and down."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=count, default=400)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)  # as on a worker with one CPU
     root = Path(tempfile.mkdtemp(prefix="tracking-"))

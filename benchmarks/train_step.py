@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.lone_worker import count, positive
 from benchmarks.reference_models import Reference
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
@@ -151,9 +152,9 @@ def main() -> None:
     parser.add_argument(
         "models", nargs="*", default=list(MODELS), type=model_name, metavar="MODEL", help=", ".join(MODELS)
     )
-    parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=positive, default=40.0)
+    parser.add_argument("--batch", type=count, default=16)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--memory", choices=("ours", "reference"))
     words = parser.parse_intermixed_args()
     torch.set_num_threads(words.threads)

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import json
 import re
-import runpy
 import sys
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks import gpu_train
-from benchmarks.lone_worker import changed_presets, count
+from benchmarks.lone_worker import changed_presets, count, positive
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
+from tests.benchmarks.script import what_ends
 
 UNKNOWN_PRESET = r"unknown preset 'cifar': did you mean cifar10\? choose one of digits, "
 NO_GPU = r"--device cuda: torch \S+ sees no GPU on this machine; give --device cpu "
@@ -118,11 +118,8 @@ def test_what_is_mistyped_is_told_in_one_line_and_leaves_nothing(
     words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delitem(sys.modules, f"benchmarks.{words[0]}", raising=False)
-    with pytest.raises(SystemExit, match=rf"^error: {told}[^\n]*$"):
-        runpy.run_module(f"benchmarks.{words[0]}", run_name="__main__")
+    assert re.search(rf"^error: {told}[^\n]*$", what_ends(words, monkeypatch))
     assert not list(tmp_path.iterdir())
 
 
@@ -131,6 +128,13 @@ def test_a_count_is_a_whole_number_of_one_or_more(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a whole number of 1 or more$"):
         count(text)
     assert count("12") == 12
+
+
+@pytest.mark.parametrize("text", ["0", "-0.5", "inf", "nan", "ten", ""])
+def test_a_positive_number_is_finite_and_above_0(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a number above 0$"):
+        positive(text)
+    assert positive("0.5") == 0.5
 
 
 def test_shards_are_of_the_preset_that_is_named(digits: Config) -> None:
