@@ -11,13 +11,12 @@ import hashlib
 import os
 import resource
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.lone_worker import run_script
+from benchmarks.words import run_program, run_script
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +79,7 @@ def main() -> None:
         clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_FIND_LINKS")}
 
         def run(*words: str) -> None:
-            status = subprocess.call(words, cwd=folder, env=clean)
-            if status:
-                raise UserError(f"`{' '.join(words)}` ended with status {status}; what it said stands above")
+            run_program(f"`{' '.join(words)}`", words, clean, folder)
 
         pip_install = [python, f"{pip}/pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
         offline = ["--no-index", "--find-links", str(software), "--constraint", str(software / "constraints.txt")]

@@ -8,7 +8,7 @@ import argparse
 import mlflow
 from matplotlib.figure import Figure
 
-from benchmarks.lone_worker import count, run_script
+from benchmarks.words import count, run_script
 from pipeline.plot import figure_png
 from pipeline.registry import find_run
 from pipeline.run_identity import default_tracking_uri

@@ -26,7 +26,8 @@ from typing import Any
 import psutil
 
 from benchmarks.data_readers import BATCH, READERS, config_of, resume_batch, without_torchvision
-from benchmarks.lone_worker import changed, count, run_script
+from benchmarks.lone_worker import changed
+from benchmarks.words import count, run_script
 from pipeline.manifest import load_manifest, split_url
 from pipeline.prepare import prepare
 from pipeline.shards import Record, fetch

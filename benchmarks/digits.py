@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.svm import SVC
 
-from benchmarks.lone_worker import run_script
+from benchmarks.words import run_script
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 from pipeline.sources.opening import open_source

@@ -11,7 +11,8 @@ import argparse
 import time
 from typing import Any
 
-from benchmarks.lone_worker import changed, changed_presets, positive, run_script
+from benchmarks.lone_worker import changed, changed_presets
+from benchmarks.words import positive, run_script
 from models.trainable import count_parameters
 from pipeline.config import Config
 from pipeline.cost import TRAINING_PASSES

@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.fault_kinds import KINDS, Fault, mend
 from benchmarks.fault_record import Outcome, add, outcomes_in, put_into, table
 from benchmarks.fault_runs import against, require_whole_run, words_for
-from benchmarks.lone_worker import count, positive
 from benchmarks.soak import run_soak
+from benchmarks.words import count, positive
 from tests.host import ROOT, Job, end
 from tests.hosts import PATIENCE, Hosts, cluster_of_hosts, free_number, why_not
 

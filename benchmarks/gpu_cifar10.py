@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 
 from benchmarks.cifar10_report import draw_curve, key_of, report
 from benchmarks.device import device_of, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, count, pass_first_epoch, run_script, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, with_overrides
 from benchmarks.recipe import first_shards
+from benchmarks.words import count, run_script
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
 from pipeline.config import Config, changed_result_keys

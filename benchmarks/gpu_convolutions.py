@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.device import device_name, device_of, matmul_peak, seconds_of
-from benchmarks.lone_worker import count, run_script
+from benchmarks.words import count, run_script
 from pipeline.errors import UserError
 
 SECONDS = 0.1

@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.device import device_name, device_of, free_memory, matmul_peak, seconds_of
 from benchmarks.gpu_train import easy_batch
-from benchmarks.lone_worker import changed, count, run_script
+from benchmarks.lone_worker import changed
 from benchmarks.step_record import OUT_OF_MEMORY
+from benchmarks.words import count, run_script
 from models.sampling import draw
 from models.trainable import TrainableModel
 from pipeline.config import Config

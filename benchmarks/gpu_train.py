@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.device import device_of, free_memory, synchronize
-from benchmarks.lone_worker import LoneWorker, changed, changed_presets, count, pass_first_epoch, positive, run_script
+from benchmarks.lone_worker import LoneWorker, changed, changed_presets, pass_first_epoch
 from benchmarks.operations import time_by_group
 from benchmarks.step_record import FIRST_STEPS, LAST_OF_THEM, OUT_OF_MEMORY, Record, begun, in_short, table
+from benchmarks.words import count, positive, run_script
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.errors import UserError

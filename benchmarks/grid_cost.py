@@ -12,7 +12,7 @@ import time
 import torch.distributed
 
 from benchmarks.equal_budget import rate
-from benchmarks.lone_worker import positive, run_script
+from benchmarks.words import positive, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.drawing import training_grid

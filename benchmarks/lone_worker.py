@@ -1,9 +1,5 @@
-"""What scripts without Ray share: a worker that is this process, changed configurations, a stream past its start, and
-how they end where a person has something to mend.
-"""
+"""What scripts without Ray share: a worker that is this process, changed configurations, a stream past its start."""
 
-import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,24 +12,6 @@ from pipeline.errors import UserError
 from pipeline.presets import preset_named
 from pipeline.stream import TrainingStream
 from pipeline.told import Orders
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more, as argparse's type of an argument."""
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0, as argparse's type of an argument."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 def _never() -> bool:
@@ -112,11 +90,3 @@ def pass_first_epoch(stream: TrainingStream) -> None:
     if are_kept(stream.manifest, stream.config.data.decoded_gigabytes):
         while stream.images_seen < stream.manifest.num_images:
             next(stream)
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Do the script's work; what a person can mend ends it with one line and status 1, as a job's does."""
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None

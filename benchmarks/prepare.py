@@ -18,7 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.lone_worker import changed, count, run_script
+from benchmarks.lone_worker import changed
+from benchmarks.words import count, run_script
 from pipeline.errors import UserError
 from pipeline.prepare import prepare
 from pipeline.presets import PRESETS

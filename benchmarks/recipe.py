@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lone_worker import LoneWorker, changed, count, positive, run_script, with_overrides
+from benchmarks.lone_worker import LoneWorker, changed, with_overrides
+from benchmarks.words import count, positive, run_script
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.drawing import training_grid

@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
-from benchmarks.lone_worker import count
 from benchmarks.train_step import MODELS, built, matmul_peak, model_name
+from benchmarks.words import count
 from models.autoregressive import AutoregressiveModel
 from models.sampling import draw
 

@@ -11,7 +11,6 @@ import argparse
 import io
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
@@ -21,9 +20,9 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler
 
-from benchmarks.lone_worker import changed, positive, run_script
+from benchmarks.lone_worker import changed
+from benchmarks.words import positive, run_program, run_script
 from pipeline.config import Data
-from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 from pipeline.search.record import TrialRecord, load_records, ranked, table
 from pipeline.sources.opening import open_source
@@ -85,9 +84,7 @@ def _search_words(scheduler: str, pflop: float) -> list[str]:
 
 def _run(folder: Path, job: str, *words: str) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    status = subprocess.call([sys.executable, "-u", "-m", f"jobs.{job}", *words], env=environment)
-    if status:
-        raise UserError(f"jobs.{job} ended with status {status}; what it said stands above")
+    run_program(f"jobs.{job}", [sys.executable, "-u", "-m", f"jobs.{job}", *words], environment)
 
 
 def _comparison(full: list[TrialRecord], stopped: list[TrialRecord]) -> str:

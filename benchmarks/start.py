@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.lone_worker import count, run_script
+from benchmarks.words import count, run_script
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]

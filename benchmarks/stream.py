@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from benchmarks.lone_worker import changed, count, positive, run_script
+from benchmarks.lone_worker import changed
+from benchmarks.words import count, positive, run_script
 from pipeline.command_line import parse, with_absolute_urls
 from pipeline.config import Config
 from pipeline.manifest import Manifest, load_manifest

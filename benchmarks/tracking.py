@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.lone_worker import count
+from benchmarks.words import count
 from pipeline.learner import run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.mlflow_run import SystemMetrics

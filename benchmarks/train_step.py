@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.lone_worker import count, positive
 from benchmarks.reference_models import Reference
+from benchmarks.words import count, positive
 from models.autoregressive import AutoregressiveModel
 from models.likelihood import nats_of_images
 from models.trainable import count_parameters

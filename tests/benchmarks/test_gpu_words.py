@@ -1,6 +1,5 @@
 """The words of the GPU scripts: what documents tell is understood, and what can't be meant is refused in one line."""
 
-import argparse
 import importlib
 import json
 import re
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_train
-from benchmarks.lone_worker import changed_presets, count, positive
+from benchmarks.lone_worker import changed_presets
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
@@ -121,20 +120,6 @@ def test_what_is_mistyped_is_told_in_one_line_and_leaves_nothing(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search(rf"^error: {told}[^\n]*$", what_ends(words, monkeypatch))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten", ""])
-def test_a_count_is_a_whole_number_of_one_or_more(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a whole number of 1 or more$"):
-        count(text)
-    assert count("12") == 12
-
-
-@pytest.mark.parametrize("text", ["0", "-0.5", "inf", "nan", "ten", ""])
-def test_a_positive_number_is_finite_and_above_0(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a number above 0$"):
-        positive(text)
-    assert positive("0.5") == 0.5
 
 
 def test_shards_are_of_the_preset_that_is_named(digits: Config) -> None:

@@ -1,5 +1,6 @@
 """The words of the scripts that start jobs or read a person's files: what can't be meant is told and leaves nothing."""
 
+import argparse
 import re
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from PIL import Image
 
 from benchmarks import curve, digits
 from benchmarks.start import first_step
+from benchmarks.words import count, positive
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 from pipeline.sources.opening import open_source
@@ -37,6 +39,20 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in WHEELS:
         (Path("software") / name).write_bytes(b"no wheel")
     return tmp_path
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten", ""])
+def test_a_count_is_a_whole_number_of_one_or_more(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a whole number of 1 or more$"):
+        count(text)
+    assert count("12") == 12
+
+
+@pytest.mark.parametrize("text", ["0", "-0.5", "inf", "nan", "ten", ""])
+def test_a_positive_number_is_finite_and_above_0(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a number above 0$"):
+        positive(text)
+    assert positive("0.5") == 0.5
 
 
 @pytest.mark.parametrize(
