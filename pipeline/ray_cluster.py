@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Iterator
 
 AUTH_VARIABLES = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 
@@ -23,6 +24,13 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from pipeline.errors import UserError
 
 TRIES = 3
+UNNEEDED = {
+    # A worker for each CPU before any is asked for: Ray Train's all want an environment that these don't have.
+    "RAY_prestart_worker_first_driver": "0",
+    # A process beside each group that looks for nodes about to be taken away: this one's end is the driver's, too.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Variables by which Ray leaves out what a cluster of this process's own never uses; a person's own values count."""
 
 
 def start_cluster(cpus: int) -> None:
@@ -69,10 +77,11 @@ def _start_own(cpus: int) -> None:
     others = set(psutil.Process().children(recursive=True))
     for count in range(1, TRIES + 1):
         try:
-            ray.init(
-                address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR,
-                log_to_driver=False,
-            )  # fmt: skip
+            with _inherited(UNNEEDED):
+                ray.init(
+                    address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )  # fmt: skip
             return
         except Exception as error:
             if type(error) is not Exception:  # which is what Ray raises then
@@ -85,6 +94,18 @@ def _start_own(cpus: int) -> None:
                 child.kill()
         psutil.wait_procs(left, timeout=10)
     raise RuntimeError(f"{TRIES} times: {failure.rstrip('.')}; Ray's logs are in /tmp/ray/session_latest/logs")
+
+
+@contextlib.contextmanager
+def _inherited(variables: dict[str, str]) -> Iterator[None]:
+    """What this process starts while this lasts has these variables; the values that it has itself count."""
+    missing = variables.keys() - os.environ.keys()
+    os.environ |= {name: variables[name] for name in missing}
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 def driver_tags() -> dict[str, str]:

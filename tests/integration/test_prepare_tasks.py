@@ -1,15 +1,18 @@
 """`prepare` as Ray tasks on a real cluster of this machine."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import spread
 from pipeline.errors import UserError
+from pipeline.mailbox import Mailbox
 from pipeline.prepare import prepare
-from pipeline.ray_cluster import ray, start_cluster
+from pipeline.ray_cluster import UNNEEDED, ray, start_cluster
 from pipeline.tasks import map_tasks, own_cluster
 from tests.conftest import tiny_config
 from tests.pipeline.test_imagenet_sources import config_of, odd_files
@@ -25,6 +28,24 @@ def one_cluster() -> Iterator[None]:
 @pytest.fixture
 def always_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "IMAGES_IN_PROCESS", 0)
+
+
+def environment(_: int) -> dict[str, str]:
+    return dict(os.environ)
+
+
+def test_a_cluster_of_this_process_starts_nothing_that_nobody_asked_for(one_cluster: None) -> None:
+    mailbox = Mailbox()
+    ray.get(mailbox.print("its process is up"))
+    commands = [" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)]
+    workers = [
+        command for command in commands if re.match(r"ray::(?!\w+Agent)|\S*python\S* \S*default_worker", command)
+    ]
+    ray.kill(mailbox.actor)
+    assert len(workers) == 1, workers
+    assert not UNNEEDED.keys() & os.environ.keys()  # in which this process may join another cluster
+    ((_, inherited),) = map_tasks(environment, [0])
+    assert {name: inherited.get(name) for name in UNNEEDED} == UNNEEDED
 
 
 def test_tasks_write_what_one_process_writes(
