@@ -27,7 +27,7 @@ from benchmarks.cifar10_report import draw_curve, key_of, report
 from benchmarks.device import device_of, synchronize
 from benchmarks.lone_worker import LoneWorker, changed, pass_first_epoch, with_overrides
 from benchmarks.recipe import first_shards
-from benchmarks.words import count, run_script
+from benchmarks.words import count, positive, run_script
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
 from pipeline.config import Config, changed_result_keys
@@ -245,8 +245,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", default="cifar10")
     parser.add_argument("--data", type=Path, default=Path("data/cifar10"), help="what jobs.prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("gpu-cifar10"))
-    parser.add_argument("--minutes", type=float, default=9.0, help="of this call")
-    parser.add_argument("--budget-minutes", type=float, default=0.0, help="of training in all; 0: the preset's steps")
+    parser.add_argument("--minutes", type=positive, default=9.0, help="of this call")
+    parser.add_argument("--budget-minutes", type=positive, help="of training in all, in place of the preset's steps")
     parser.add_argument("--points", type=count, default=10, help="places of the run whose checkpoints are evaluated")
     parser.add_argument("--train-images", type=count, default=10_000)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

@@ -79,7 +79,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=count, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--size", type=int, default=0, help="side of the images; 0: the preset's")
+    parser.add_argument("--size", type=count, help="side of the images, in place of the preset's")
     return parser.parse_intermixed_args(words)
 
 

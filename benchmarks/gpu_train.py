@@ -261,7 +261,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--at", type=count, default=128, help="images a step at which variants are compared")
     parser.add_argument("--variants", nargs="+", default=QUICK, choices=VARIANTS)
     parser.add_argument("--seconds", type=positive, default=5.0, help="for which each rate is measured")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which no further row is begun")
+    parser.add_argument("--minutes", type=positive, default=9.0, help="after which no further row is begun")
     parser.add_argument("--data", nargs="*", default=[], metavar="PRESET=FOLDER", help="of prepared shards")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--small", action="store_true", help="tiny models on 8x8 images, to try the script")

@@ -122,6 +122,23 @@ def test_what_is_mistyped_is_told_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["gpu_cifar10", "--minutes", "0"], "argument --minutes: '0' is not a number above 0\n"),
+        (["gpu_cifar10", "--budget-minutes", "-5"], "argument --budget-minutes: '-5' is not a number above 0\n"),
+        (["gpu_train", "--minutes", "-1"], "argument --minutes: '-1' is not a number above 0\n"),
+        (["gpu_sampling", "--size", "0"], "argument --size: '0' is not a whole number of 1 or more\n"),
+    ],
+)
+def test_times_and_sizes_of_nothing_are_refused(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"benchmarks.{words[0]}").arguments(words[1:])
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_shards_are_of_the_preset_that_is_named(digits: Config) -> None:
     folder = digits.data.url
     assert gpu_train.folders_of_shards([f"digits={folder}"], [PRESETS["digits"].config]) == {"digits": folder}
