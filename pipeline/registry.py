@@ -18,6 +18,7 @@ from pipeline.run_identity import RunIdentity
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+SQLITE = "sqlite:///"
 SERVED = "pipeline.served_model"
 LOGGED_NAME = "density"
 WEIGHTS_TAG = "weights"
@@ -57,8 +58,14 @@ def find_run(tracking_uri: str, run: str) -> FoundRun:
     """The run of that id or, if only one has it, that name, over all experiments.
 
     Raises:
-        UserError: no run, several, one that this pipeline did not track, or a server that does not answer.
+        UserError: no run, several, one that this pipeline did not track, or a server or file that is not there.
     """
+    file = Path(tracking_uri.removeprefix(SQLITE).partition("?")[0])
+    if tracking_uri.startswith(SQLITE) and not file.exists():  # MLflow would make one, with all its tables
+        raise UserError(
+            f"RUN {run!r}: no preset, and no run either, as MLflow's file {file} isn't there; start where it was "
+            "started, or set MLFLOW_TRACKING_URI"
+        )
     with _told(tracking_uri) as client:
         import mlflow
 
