@@ -36,6 +36,8 @@ BIN = Path(sys.executable).parent
 """Where this environment's programs lie."""
 PATIENCE = 300.0
 """Seconds for what takes some where nothing else runs; it only ends what would never come."""
+STARTED = "Ray runtime started"
+"""What `ray start` says once it has a node."""
 LONGEST = (
     "integration/test_survival.py", "integration/test_search.py", "integration/test_two_workers.py",
     "infra/test_destroy.py", "infra/test_user_data.py", "infra/test_observers.py", "infra/test_mlflow_server.py",
@@ -156,7 +158,7 @@ def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
 
 def has_settled(starter: "subprocess.Popen[bytes]", log: Path) -> bool:
     """Whether `ray start --block` has a node, or has ended."""
-    return starter.poll() is not None or "Ray runtime started" in log.read_text()
+    return starter.poll() is not None or STARTED in log.read_text()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import BIN
+from tests.conftest import BIN, STARTED
 from tests.infra.conftest import Cluster
 
 NO_CAPACITY = b"""<?xml version="1.0" encoding="UTF-8"?>
@@ -105,14 +105,15 @@ def running_workers(ec2: Any) -> dict[str, dict[str, str]]:
 class RayletsForInstances:
     """For each running worker in EC2 a raylet with that instance's identity; ended where EC2 has ended the instance.
 
-    Instances with a tag `silent` run without ever joining.
+    Instances with a tag `silent` run without ever joining. Where a raylet gave up before it was a node, as on a busy
+    machine, another one starts, as nodes/ray_node.py has it.
     """
 
     def __init__(
-        self, ec2: Any, address: str, resources: Callable[[str], list[str]], environment: dict[str, str], log: Path
+        self, ec2: Any, address: str, resources: Callable[[str], list[str]], environment: dict[str, str], logs: Path
     ) -> None:
         self._ec2, self._address, self._resources, self._environment = ec2, address, resources, environment
-        self._log = log
+        self._logs = logs
         self._raylets: dict[str, subprocess.Popen[bytes]] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -122,16 +123,23 @@ class RayletsForInstances:
         while not self._over.wait(0.5):
             running = running_workers(self._ec2)
             joining = {instance for instance, tags in running.items() if "silent" not in tags}
-            for instance in joining - self._raylets.keys():
+            for instance in filter(self._wants_raylet, joining):
                 self._raylets[instance] = self._start(instance, running[instance]["ray-user-node-type"])
             for instance in self._raylets.keys() - running.keys():
                 self._end(self._raylets[instance])
+
+    def _wants_raylet(self, instance: str) -> bool:
+        raylet = self._raylets.get(instance)
+        return raylet is None or (raylet.poll() is not None and STARTED not in self._log(instance).read_text())
+
+    def _log(self, instance: str) -> Path:
+        return self._logs / f"{instance}.log"
 
     def _start(self, instance: str, kind: str) -> "subprocess.Popen[bytes]":
         environment = os.environ | self._environment
         environment |= {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}
         command = [BIN / "ray", "start", "--block", "--address", self._address, *self._resources(kind)]
-        with self._log.open("ab") as log:
+        with self._log(instance).open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _end(self, raylet: "subprocess.Popen[bytes]") -> None:

@@ -103,9 +103,7 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         return ["--num-gpus", str(int(of_kind["GPU"])), "--num-cpus", str(int(of_kind["CPU"]))]
 
     with contextlib.closing(proxy), ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words):
-        raylets = RayletsForInstances(
-            cluster.moto.client("ec2"), f"127.0.0.1:{gcs}", resources, joining, tmp_path / "raylets.log"
-        )
+        raylets = RayletsForInstances(cluster.moto.client("ec2"), f"127.0.0.1:{gcs}", resources, joining, tmp_path)
         with contextlib.closing(raylets):
             made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
             wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
