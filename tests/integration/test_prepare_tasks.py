@@ -1,5 +1,6 @@
 """`prepare` as Ray tasks on a real cluster of this machine."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -37,10 +38,10 @@ def environment(_: int) -> dict[str, str]:
 def test_a_cluster_of_this_process_starts_nothing_that_nobody_asked_for(one_cluster: None) -> None:
     mailbox = Mailbox()
     ray.get(mailbox.print("its process is up"))
-    commands = [" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)]
-    workers = [
-        command for command in commands if re.match(r"ray::(?!\w+Agent)|\S*python\S* \S*default_worker", command)
-    ]
+    workers = []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended since
+            workers += re.findall(r"^ray::(?!\w+Agent).*|^\S*python\S* \S*default_worker.*", " ".join(each.cmdline()))
     ray.kill(mailbox.actor)
     assert len(workers) == 1, workers
     assert not UNNEEDED.keys() & os.environ.keys()  # in which this process may join another cluster
