@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.run_identity import RunIdentity
+from pipeline.run_identity import RunIdentity, sqlite_file
 from pipeline.storage import join
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -102,9 +102,8 @@ class Session:
         experiment = self._client.get_experiment_by_name(identity.experiment)
         if experiment:
             return str(experiment.experiment_id)
-        location = None
-        if identity.tracking_uri.startswith("sqlite:///"):
-            location = join(os.path.dirname(identity.tracking_uri.removeprefix("sqlite:///")), "mlartifacts")
+        file = sqlite_file(identity.tracking_uri)
+        location = join(os.path.dirname(file), "mlartifacts") if file else None
         return str(self._client.create_experiment(identity.experiment, artifact_location=location))
 
     def _describe(self, identity: RunIdentity, there: dict[str, str], inputs: list[Any]) -> None:

@@ -14,11 +14,10 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.mlflow_run import KEY_TAG, require_server
 from pipeline.packing import pack
-from pipeline.run_identity import RunIdentity
+from pipeline.run_identity import RunIdentity, sqlite_file
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-SQLITE = "sqlite:///"
 SERVED = "pipeline.served_model"
 LOGGED_NAME = "density"
 WEIGHTS_TAG = "weights"
@@ -60,8 +59,8 @@ def find_run(tracking_uri: str, run: str) -> FoundRun:
     Raises:
         UserError: no run, several, one that this pipeline did not track, or a server or file that is not there.
     """
-    file = Path(tracking_uri.removeprefix(SQLITE).partition("?")[0])
-    if tracking_uri.startswith(SQLITE) and not file.exists():  # MLflow would make one, with all its tables
+    file = sqlite_file(tracking_uri)
+    if file and not Path(file).exists():  # MLflow would make one, with all its tables
         raise UserError(
             f"RUN {run!r}: no preset, and no run either, as MLflow's file {file} isn't there; start where it was "
             "started, or set MLFLOW_TRACKING_URI"

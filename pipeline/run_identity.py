@@ -37,6 +37,12 @@ def default_tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
 
 
+def sqlite_file(tracking_uri: str) -> str | None:
+    """The file of MLflow's runs where the address is of sqlite, None for a server's."""
+    scheme, path = "sqlite:///", tracking_uri.partition("?")[0]
+    return path.removeprefix(scheme) if path.startswith(scheme) else None
+
+
 def git_commit() -> str:
     """The commit of the code that runs, "unknown" where it is no checkout."""
     try:
