@@ -1,6 +1,7 @@
 """What stands in for EC2 in tests: instances whose Ray really starts, and a region without spot capacity."""
 
 import os
+import shutil
 import subprocess
 import threading
 import urllib.error
@@ -106,7 +107,8 @@ class RayletsForInstances:
     """For each running worker in EC2 a raylet with that instance's identity; ended where EC2 has ended the instance.
 
     Instances with a tag `silent` run without ever joining. Where a raylet gave up before it was a node, as on a busy
-    machine, another one starts, as nodes/ray_node.py has it.
+    machine, another one starts, as nodes/ray_node.py has it. Each keeps files of its own: Ray unpacks a job's folder
+    anew on every node that comes, and would do so below processes of other nodes that are in it.
     """
 
     def __init__(
@@ -135,10 +137,14 @@ class RayletsForInstances:
     def _log(self, instance: str) -> Path:
         return self._logs / f"{instance}.log"
 
+    def _files(self, instance: str) -> Path:
+        return Path(f"/tmp/ray-{instance}")
+
     def _start(self, instance: str, kind: str) -> "subprocess.Popen[bytes]":
         environment = os.environ | self._environment
         environment |= {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}
         command = [BIN / "ray", "start", "--block", "--address", self._address, *self._resources(kind)]
+        command += ["--temp-dir", self._files(instance)]
         with self._log(instance).open("ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -151,5 +157,6 @@ class RayletsForInstances:
         """End all of them."""
         self._over.set()
         self._thread.join()
-        for raylet in self._raylets.values():
+        for instance, raylet in self._raylets.items():
             self._end(raylet)
+            shutil.rmtree(self._files(instance), ignore_errors=True)
