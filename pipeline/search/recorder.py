@@ -17,7 +17,7 @@ from pipeline.errors import NoMemoryError, UserError
 from pipeline.mlflow_run import make_run
 from pipeline.runs import identity_of, mark_run
 from pipeline.search.record import ENDED, Report, TrialRecord, TrialState, load_records
-from pipeline.search.space import trial_config
+from pipeline.search.space import is_population, trial_config
 from pipeline.search.trial import Plan
 
 STATUS = {"finished": "FINISHED", "stopped early": "FINISHED", "failed": "FAILED", "out of memory": "FAILED"}
@@ -48,12 +48,18 @@ class Recorder(tune.Callback):
             make_run(identity_of(trial_config(self._plan.config, values, name), tags=self._plan.tags))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Add what is new; a report that was kept before is no news."""
+        """Add what is new; a report that was kept before is no news.
+
+        A population's member tells none again: it may go on from another one's earlier checkpoint, and is measured anew
+        from there.
+        """
         record = self._record(trial)
-        if record.state in ENDED or (record.last and result["images_seen"] <= record.last.images_seen):
-            return
         report = Report(**{name: result[name] for name in Report.model_fields})
-        record.reports.append(report)
+        earlier = [kept for kept in record.reports if kept.images_seen < report.images_seen]
+        is_told_again = len(earlier) < len(record.reports) and not is_population(self._plan.config)
+        if record.state in ENDED or is_told_again:
+            return
+        record.reports = [*earlier, report]
         record.state, record.error = "running", ""
         record.seconds += result["time_this_iter_s"]
         record.save(self._plan.url)

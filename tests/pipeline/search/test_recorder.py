@@ -106,6 +106,29 @@ def test_a_measure_stays_with_the_values_that_it_is_of(digits: Config, capsys: p
     assert (measured.values, measured.last) == ({"train.learning_rate": 0.002}, later)
 
 
+def test_a_member_that_goes_on_from_an_earlier_checkpoint_is_measured_anew_from_there(digits: Config) -> None:
+    space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
+    plan = plan_of(changed(digits, search=space))
+    member = SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
+    recorder = Recorder(plan)
+    weak = [REPORT.model_copy(update={"images_seen": seen, "bits_per_dim": 3.0}) for seen in (16.0, 32.0, 48.0)]
+    for report in [*weak, REPORT]:
+        recorder.on_trial_result(1, [], member, report.model_dump() | {"time_this_iter_s": 2.0})
+    (record,) = load_records(plan.url)
+    assert record.reports == [weak[0], REPORT]
+    assert record.seconds == 8.0
+
+
+def test_a_report_that_is_told_again_is_no_news(plan: Plan) -> None:
+    recorder = begun(plan)
+    later = REPORT.model_copy(update={"images_seen": 48.0})
+    for report in (REPORT, later, REPORT, later):
+        recorder.on_trial_result(1, [], TRIAL, report.model_dump() | {"time_this_iter_s": 2.0})
+    (record,) = load_records(plan.url)
+    assert record.reports == [REPORT, later]
+    assert record.seconds == 4.0
+
+
 def test_neither_a_server_that_is_away_nor_missing_data_ends_the_search(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
