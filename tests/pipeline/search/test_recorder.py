@@ -27,6 +27,17 @@ def plan(digits: Config) -> Plan:
     return plan_of(changed(digits, search={"space": ("model.num_layers=choice(1,2)",)}))
 
 
+@pytest.fixture
+def population(digits: Config) -> Plan:
+    space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
+    return plan_of(changed(digits, search=space))
+
+
+@pytest.fixture
+def member() -> SimpleNamespace:
+    return SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
+
+
 def begun(plan: Plan) -> Recorder:
     """A recorder that Tune has told of a trial's start."""
     recorder = Recorder(plan)
@@ -85,16 +96,15 @@ def test_what_has_ended_is_not_begun_again(plan: Plan) -> None:
     assert runs(plan) == []
 
 
-def test_a_measure_stays_with_the_values_that_it_is_of(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_measure_stays_with_the_values_that_it_is_of(
+    population: Plan, member: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Tune changes a weak member's values before it tells of the report that it was weak at."""
-    space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
-    plan = plan_of(changed(digits, search=space))
-    member = SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
-    recorder = Recorder(plan)
+    recorder = Recorder(population)
     recorder.on_trial_start(0, [], member)
     member.config = {"train.learning_rate": 0.002}
     recorder.on_trial_result(1, [], member, REPORT.model_dump() | {"time_this_iter_s": 1.0})
-    (measured,) = load_records(plan.url)
+    (measured,) = load_records(population.url)
     assert (measured.values, measured.last) == ({"train.learning_rate": 0.001}, REPORT)
     assert "goes on from another member's" not in capsys.readouterr().out
     recorder.on_trial_start(1, [], member)
@@ -102,19 +112,18 @@ def test_a_measure_stays_with_the_values_that_it_is_of(digits: Config, capsys: p
     assert told in capsys.readouterr().out
     later = REPORT.model_copy(update={"progress": 100.0, "images_seen": 64.0})
     recorder.on_trial_result(2, [], member, later.model_dump() | {"time_this_iter_s": 1.0})
-    (measured,) = load_records(plan.url)
+    (measured,) = load_records(population.url)
     assert (measured.values, measured.last) == ({"train.learning_rate": 0.002}, later)
 
 
-def test_a_member_that_goes_on_from_an_earlier_checkpoint_is_measured_anew_from_there(digits: Config) -> None:
-    space = {"space": ("train.learning_rate=loguniform(1e-6,1e-2)",), "searcher": "random", "scheduler": "pbt"}
-    plan = plan_of(changed(digits, search=space))
-    member = SimpleNamespace(trial_id="some_00000", config={"train.learning_rate": 0.001}, pickled_error_file="")
-    recorder = Recorder(plan)
+def test_a_member_that_goes_on_from_an_earlier_checkpoint_is_measured_anew_from_there(
+    population: Plan, member: SimpleNamespace
+) -> None:
+    recorder = Recorder(population)
     weak = [REPORT.model_copy(update={"images_seen": seen, "bits_per_dim": 3.0}) for seen in (16.0, 32.0, 48.0)]
     for report in [*weak, REPORT]:
         recorder.on_trial_result(1, [], member, report.model_dump() | {"time_this_iter_s": 2.0})
-    (record,) = load_records(plan.url)
+    (record,) = load_records(population.url)
     assert record.reports == [weak[0], REPORT]
     assert record.seconds == 8.0
 
