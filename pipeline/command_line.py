@@ -143,7 +143,7 @@ def with_absolute_urls(config: Config) -> Config:
     folders = {name: getattr(config.data, name) for name in ("url", "cache_folder")}
     data = config.data.model_copy(update={name: absolute_url(url) for name, url in folders.items() if url})
     run = config.run.model_copy(update={"url": absolute_url(config.run.url)})
-    named = {name: getattr(config.sample, name) for name in ("url", "mse_run")}
+    named = {name: getattr(config.sample, name) for name in ("url", "mse_run", "vectors")}
     sample = config.sample.model_copy(update={name: absolute_url(url) for name, url in named.items() if url})
     model = config.model
     if isinstance(model, PortraitModel) and model.embedding_run:

@@ -12,6 +12,7 @@ from pipeline.storage import MissingObjectError, absolute_url, is_s3, join, read
 
 LONGEST_PARAM = 6000
 """Characters that MLflow takes of a param's value."""
+SQLITE = "sqlite:///"
 NO_PARAM = "run.name"
 """MLflow has it as the run's name; as a param it would stand among what differs between compared runs."""
 
@@ -33,14 +34,16 @@ class RunIdentity:
 
 
 def default_tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a sqlite file in the folder where the job was started."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
+    """MLFLOW_TRACKING_URI, or the sqlite file mlflow.db; either file lies from where the job was started."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    file = sqlite_file(uri)
+    return f"{SQLITE}{absolute_url(file)}{uri.removeprefix(SQLITE + file)}" if file else uri
 
 
 def sqlite_file(tracking_uri: str) -> str | None:
     """The file of MLflow's runs where the address is of sqlite, None for a server's."""
-    scheme, path = "sqlite:///", tracking_uri.partition("?")[0]
-    return path.removeprefix(scheme) if path.startswith(scheme) else None
+    path = tracking_uri.partition("?")[0]
+    return path.removeprefix(SQLITE) if path.startswith(SQLITE) else None
 
 
 def git_commit() -> str:

@@ -41,7 +41,7 @@ def open_source(data: Data) -> Source:
         return open_tars(data)
     if is_s3(data.source):
         raise UserError(f"data.source {data.source}: {data.source_format} is read from folders only; copy it to one")
-    path = Path(data.source).expanduser()
+    path = Path(data.source).expanduser().absolute()
     if not path.exists():
         raise UserError(f"data.source {data.source}: no such file or folder; correct the path")
     if path.is_file() and data.source_format in FOLDERS:

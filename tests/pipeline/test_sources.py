@@ -116,6 +116,15 @@ def test_class_folders_with_splits_are_resized_by_box(tmp_path: Path) -> None:
     assert np.array_equal(pixels, np.asarray(expected).transpose(2, 0, 1))
 
 
+def test_a_relative_source_is_read_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's tasks run where the cluster was started."""
+    class_folders(tmp_path / "images", 8)
+    monkeypatch.chdir(tmp_path)
+    source = open_source(folder_config(tmp_path, source="images").data)
+    monkeypatch.chdir("/")
+    assert [image.load().shape for images in source.splits.values() for image in images] == 13 * [(8, 8, 3)]
+
+
 def test_class_folders_without_splits_are_held_out_by_share(tmp_path: Path) -> None:
     class_folders(tmp_path / "all", 8, mode="L")
     (tmp_path / "all/train").rename(tmp_path / "images")
