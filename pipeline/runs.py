@@ -22,6 +22,7 @@ from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
 from pipeline.run_identity import RunIdentity, git_commit, identify
+from pipeline.sample_plan import require_fitting
 from pipeline.storage import be_patient, exists, join, read, write
 from pipeline.tracking import Tracker
 from pipeline.train import train
@@ -43,6 +44,7 @@ def run_training(
         UserError: what a person can put right; the MLflow run then ends as FAILED with it.
         StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
     """
+    require_fitting(config, config.empty_model())
     prepare_digits(config)
     identity = identity_of(config, tags=driver_tags() | dict(tags or {}))
     _newest_step(config)
@@ -103,6 +105,7 @@ def run_evaluation(config: Config) -> dict[str, Any]:
 
 def run_sampling(config: Config) -> dict[str, Any]:
     """Draw from the run's newest checkpoint, and put the grid beside the others on its MLflow run."""
+    require_fitting(config, config.empty_model())
     step = _require_checkpoint(config)
     drawn = run_on_workers(config, _draw_on_worker, config, join(run_url_of(config), "sampling"))
     tracker = Tracker(identity_of(config))

@@ -61,7 +61,7 @@ def make_plan(config: Config, model: TrainableModel, manifest: Manifest, worker:
         UserError: sample.mse_run is no run of an MSE auto-encoder of these images, the split has too few images, or
             another field of sample doesn't fit the model.
     """
-    _require_fitting(config, model)
+    require_fitting(config, model)
     columns = config.sample.grid_columns
     rows = max(1, count // columns)
     if isinstance(model, AutoregressiveModel):
@@ -83,22 +83,46 @@ def make_plan(config: Config, model: TrainableModel, manifest: Manifest, worker:
     return None
 
 
-def _require_fitting(config: Config, model: TrainableModel) -> None:
+def require_fitting(config: Config, model: TrainableModel) -> None:
+    """Raise UserError where a field of sample doesn't fit the model, the images or another field."""
     sample, classes = config.sample, config.data.num_classes
     reads_labels = isinstance(model, AutoregressiveModel) and model.reads_labels
-    wrong = [label for label in sample.labels if not 0 <= label < classes]
-    if sample.labels and not reads_labels:
-        raise UserError(f"sample.labels {list(sample.labels)}: the model reads no labels; leave it empty")
-    if wrong:
-        raise UserError(f"sample.labels {wrong}: {config.data.name} has the classes 0 to {classes - 1}")
-    if sample.keep_rows and not isinstance(model, AutoregressiveModel):
-        raise UserError(f"sample.keep_rows {sample.keep_rows}: only a density model completes images; set it to 0")
-    if sample.keep_rows >= config.data.image_size:
-        raise UserError(
-            f"sample.keep_rows {sample.keep_rows}: nothing is left to draw of {config.data.image_size} rows; keep fewer"
-        )
-    if sample.vectors and not isinstance(model, PixelCNNAutoEncoder):
-        raise UserError(f"sample.vectors {sample.vectors}: the model is conditioned on no vectors; leave it empty")
+    encodes = isinstance(model, PixelCNNAutoEncoder)
+    labels, wrong = list(sample.labels), [label for label in sample.labels if not 0 <= label < classes]
+    rules = (
+        (labels and not reads_labels, f"sample.labels {labels}: the model reads no labels; leave it empty"),
+        (wrong, f"sample.labels {wrong}: {config.data.name} has the classes 0 to {classes - 1}"),
+        (labels and not sample.conditional, f"sample.labels {labels}: sample.conditional is false; leave one out"),
+        (
+            labels and sample.keep_rows,
+            f"sample.labels {labels}: with sample.keep_rows images are completed by their own labels; leave one out",
+        ),
+        (
+            sample.keep_rows and not isinstance(model, AutoregressiveModel),
+            f"sample.keep_rows {sample.keep_rows}: only a density model completes images; set it to 0",
+        ),
+        (
+            sample.keep_rows >= config.data.image_size,
+            f"sample.keep_rows {sample.keep_rows}: nothing is left to draw of {config.data.image_size} rows; keep "
+            "fewer",
+        ),
+        (
+            sample.vectors and not encodes,
+            f"sample.vectors {sample.vectors}: the model is conditioned on no vectors; leave it empty",
+        ),
+        (
+            sample.interpolate and not encodes,
+            f"sample.interpolate: model.kind {config.model.kind} has no encoder to interpolate by; leave it out",
+        ),
+        (sample.interpolate and sample.vectors, "sample.interpolate: sample.vectors are drawn as given; leave one out"),
+        (
+            sample.mse_run and (not encodes or sample.vectors or sample.interpolate),
+            f"sample.mse_run {sample.mse_run}: it stands beside an auto-encoder's reconstructions only; leave it empty",
+        ),
+    )
+    for is_unfit, told in rules:
+        if is_unfit:
+            raise UserError(told)
 
 
 def _completions(config: Config, model: AutoregressiveModel, manifest: Manifest, worker: Worker, rows: int) -> Plan:

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.drawing import draw_and_write, request_of, samples_url
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
+from pipeline.runs import run_sampling, run_training
 from pipeline.sample_files import SampleManifest
 from pipeline.storage import names_below, read
 from tests.conftest import LocalWorker, dying_at
@@ -165,6 +166,12 @@ def test_a_decoder_draws_from_given_vectors(digits: Config, tmp_path: Path) -> N
         ({"labels": [3, 10]}, r"sample.labels \[10\]: digits has the classes 0 to 9"),
         ({"keep_rows": 8}, "sample.keep_rows 8: nothing is left to draw of 8 rows"),
         ({"vectors": "h.npy"}, "sample.vectors h.npy: the model is conditioned on no vectors"),
+        (
+            {"labels": [1], "keep_rows": 2},
+            r"sample.labels \[1\]: with sample.keep_rows images are completed",
+        ),
+        ({"interpolate": True}, "sample.interpolate: model.kind gated-pixelcnn has no encoder to interpolate by"),
+        ({"mse_run": "runs/mse"}, "sample.mse_run runs/mse: it stands beside an auto-encoder's reconstructions only"),
     ],
 )
 def test_what_does_not_fit_is_told(
@@ -173,6 +180,27 @@ def test_what_does_not_fit_is_told(
     with pytest.raises(UserError, match=told):
         drawn(asking(labelled, **sample), model, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "told"),
+    [
+        ("gated-pixelcnn", {"labels": [1], "conditional": False}, "sample.conditional is false; leave one out"),
+        ("pixelcnn-autoencoder", {"keep_rows": 2}, "only a density model completes images"),
+        ("pixelcnn-autoencoder", {"interpolate": True, "vectors": "h.npy"}, "sample.vectors are drawn as given"),
+        ("pixelcnn-autoencoder", {"mse_run": "runs/mse", "vectors": "h.npy"}, "sample.mse_run runs/mse: it stands"),
+        ("pixelcnn-autoencoder", {"mse_run": "runs/mse", "interpolate": True}, "sample.mse_run runs/mse: it stands"),
+    ],
+)
+def test_a_training_whose_grids_could_not_be_drawn_is_refused_before_it_begins(
+    kind: str, sample: dict[str, Any], told: str, digits: Config
+) -> None:
+    model = GATED | {"condition_dropout": 0.3} if kind == "gated-pixelcnn" else {}
+    config = asking(of_kind(digits, kind, **model), **sample)
+    for job in (run_training, run_sampling):
+        with pytest.raises(UserError, match=told):
+            job(config)
+    assert not Path(config.run.url).exists()
 
 
 def test_labels_are_refused_where_nothing_reads_them(digits: Config, tmp_path: Path) -> None:
