@@ -18,7 +18,7 @@ class Data(Section):
     prefix: ClassVar[str] = "data."
     name: str = "digits"
     """Name of the data set; with the size, resize filter and fewer levels it makes the version string."""
-    url: str = "data/digits"
+    url: str = Field(default="data/digits", min_length=1)
     """Folder or s3://bucket/prefix of the prepared shards, a subfolder a split."""
     source: str = ""
     """What `prepare` reads: a folder, tar.gz or npz on this machine; nothing for the embedded digits."""
@@ -109,7 +109,7 @@ class Training(Section):
     so is not thrown off by what it drew a little wrong."""
     noisy_levels: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of the levels of such an image that are replaced by uniform ones."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of weights, order of images, flips, noise and dropout."""
 
 
@@ -119,7 +119,7 @@ class Run(Section):
     prefix: ClassVar[str] = "run."
     name: str = "digits"
     """Name of the run; the same name goes on where it stopped."""
-    url: str = "runs"
+    url: str = Field(default="runs", min_length=1)
     """Folder or s3://bucket/prefix under which each run has a folder of its name."""
     log_interval: int = Field(default=20, ge=1)
     """Steps between two lines of progress and training metrics."""
@@ -159,9 +159,9 @@ class Cluster(Section):
     max_failures: int = Field(default=3, ge=-1)
     """Times that workers may be lost with no checkpoint in between before the run ends; -1: any number. Nodes taken
     away with notice don't count; errors that a retry can't mend end the run at once."""
-    hang_seconds: float = Field(default=30.0, gt=0.0)
+    hang_seconds: float = Field(default=30.0, gt=0.0, lt=1e9)
     """Seconds without an answer after which a worker (stopped, cut off) is given up and the group starts anew."""
-    stall_seconds: float = Field(default=600.0, gt=0.0)
+    stall_seconds: float = Field(default=600.0, gt=0.0, lt=1e9)
     """Seconds that workers wait for one that answers but doesn't get on; more than compiling or an evaluation takes."""
     assumed_tflops: float = Field(default=0.03, gt=0.0)
     """Sustained TFLOP/s a worker, for the estimate of --dry-run only."""
@@ -207,7 +207,7 @@ class Sampling(Section):
     """Images drawn together on a worker."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Divides the log-probabilities; 1 draws from the model itself."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Image i is drawn from seed + i, in whatever batch."""
     png_files: bool = True
     """Write each image as a PNG file of its own, too."""
@@ -219,7 +219,7 @@ class Tracking(Section):
     """MLflow; the server is MLFLOW_TRACKING_URI, or a sqlite file here where that is unset."""
 
     prefix: ClassVar[str] = "tracking."
-    experiment: str = "pixelcnn-ray"
+    experiment: str = Field(default="pixelcnn-ray", min_length=1)
     """MLflow experiment of the run."""
     patience_seconds: float = Field(default=30.0, ge=0.0)
     """How long the end of a run waits for a server that is down, in seconds; the rest is kept for the next start."""
@@ -255,6 +255,16 @@ class Config(Section):
                 f"cluster.min_workers {self.cluster.min_workers} is more than cluster.num_workers "
                 f"{self.cluster.num_workers}: change one of them"
             )
+        folders = {
+            "run.name": self.run.name,
+            "data.train_split": self.data.train_split,
+            "data.val_split": self.data.val_split,
+        }
+        if self.search.name:
+            folders["search.name"] = self.search.name
+        for key, name in folders.items():
+            if {"", ".", ".."}.intersection(name.split("/")):
+                raise UserError(f"{key} {name!r} names no folder of its own: give a name without empty parts, . and ..")
         if "://" in self.data.cache_folder:
             raise UserError(
                 f"data.cache_folder {self.data.cache_folder}: not a folder on the hosts' own disks; name one"

@@ -22,7 +22,14 @@ from pipeline.arrow_storage import filesystem_of
 from pipeline.config import Config
 from pipeline.errors import StoppedError, UserError
 from pipeline.mailbox import ForwardedOutput, Mailbox, Reader
-from pipeline.ray_controller import CheckpointBeforeResize, EndWhatHangs, FailureCount, Trainer, set_timeouts
+from pipeline.ray_controller import (
+    CheckpointBeforeResize,
+    EndWhatHangs,
+    FailureCount,
+    Trainer,
+    require_memory,
+    set_timeouts,
+)
 from pipeline.told import Orders
 
 SECONDS_TO_STOP = 20
@@ -152,6 +159,9 @@ def _fit(trainer: Trainer) -> dict[str, Any]:
             f"the cluster was lost ({last_line(error)}); once it is back, run the same command to go on from the last "
             "checkpoint"
         ) from error
+    except RuntimeError as error:  # what this process itself meets, where it is the one worker
+        require_memory(error)
+        raise
     return result.return_value or {}
 
 

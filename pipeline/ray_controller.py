@@ -69,8 +69,7 @@ class FailureCount(ray.train.UserCallback):
         for error in worker_exceptions.values():
             if isinstance(error, UserError):
                 raise error
-            if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
-                raise NoMemoryError(_no_memory(error))
+            require_memory(error)
         told = str(sorted((rank, str(error)) for rank, error in worker_exceptions.items()))
         if told == self._counted:
             return
@@ -84,7 +83,7 @@ class FailureCount(ray.train.UserCallback):
         if 0 <= self._max_failures < self._failures:
             error = next(iter(worker_exceptions.values()))
             if any(map(_is_killed_for_memory, worker_exceptions.values())):
-                raise NoMemoryError(_no_memory(error))
+                raise _no_memory(error)
             raise UserError(
                 f"workers failed more often than cluster.max_failures {self._max_failures} with no checkpoint in "
                 f"between: {last_line(error)}; run the same command to go on from {self._last_checkpoint()}"
@@ -100,8 +99,17 @@ def _is_killed_for_memory(error: Exception) -> bool:
     return isinstance(getattr(error, "health_check_failure", error), ray.exceptions.OutOfMemoryError)
 
 
-def _no_memory(error: Exception) -> str:
-    return f"a worker ran out of memory ({last_line(error)}); lower train.batch_size or the size of the model"
+def require_memory(error: Exception) -> None:
+    """Raise NoMemoryError if the error is of torch, whose device or host has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
+        raise _no_memory(error)
+
+
+def _no_memory(error: Exception) -> NoMemoryError:
+    return NoMemoryError(
+        f"a worker ran out of memory ({last_line(error)}); lower train.batch_size, evaluate.batch_size or "
+        "sample.batch_size, whichever was at work, or the size of the model"
+    )
 
 
 def _is_taken_away(error: Exception) -> bool:

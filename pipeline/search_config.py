@@ -22,7 +22,7 @@ class Search(Section):
     """What is made small: bits_per_dim, or bits_per_dim and flops (of one image), a Pareto front."""
     num_trials: int = Field(default=12, ge=1)
     """Trials of the random and optuna searchers, no combination tried twice; members of the population of pbt."""
-    budget: float = Field(default=0.0, ge=0.0)
+    budget: float = Field(default=0.0, ge=0.0, lt=1e15)
     """What each trial may train, in budget_unit; its train.steps follow; 0: train.steps of the configuration."""
     budget_unit: Literal["images", "pflop"] = "pflop"
     """images trained on, or PFLOP (1e15) spent, which is fair between small and large models."""
@@ -39,5 +39,5 @@ class Search(Section):
     """For pbt: share of its budget after which a member is compared with the others again."""
     max_concurrent_trials: int = Field(default=0, ge=0)
     """Trials at the same time; 0: as many as the cluster has CPUs and GPUs for all their workers."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the random and optuna searchers."""

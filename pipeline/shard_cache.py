@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
+from pipeline.errors import UserError
 from pipeline.manifest import Shard
 
 PART_SUFFIX = ".part"
@@ -20,9 +22,20 @@ class ShardCache:
     leaves no half a shard behind that would be taken for a whole one: files appear whole, and are checked when read.
     """
 
-    def __init__(self, folder: str, most_bytes: int) -> None:
+    def __init__(self, folder: str, most_bytes: float) -> None:
+        """Make the folder where there is none.
+
+        Raises:
+            UserError: it can't be made, or nothing can be written there.
+        """
         self._folder, self._most_bytes = Path(folder), most_bytes
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(
+                f"data.cache_folder {folder}: {error.strerror}; name a folder that each host's workers can write to"
+            ) from error
 
     def get(self, shard: Shard, load: Callable[[], bytes]) -> bytes:
         """The shard's bytes, from the folder or from `load`, which gives them checked."""

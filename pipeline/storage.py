@@ -63,9 +63,10 @@ def absolute_url(url: str) -> str:
     """The URL as every process can use it: folders from the current one, in a submitted job from ~/pixelcnn-ray.
 
     Raises:
-        UserError: a scheme other than s3://.
+        UserError: a scheme other than s3://, or that without a bucket.
     """
     if is_s3(url):
+        _split(url)
         return url.rstrip("/")
     if "://" in url:
         raise UserError(f"{url}: only s3://bucket/prefix and local folders are storage; copy the data to one of them")

@@ -67,7 +67,7 @@ def shard_cache(config: Config) -> ShardCache | None:
     """The cache of this host's workers, if data.cache_folder names one."""
     if not config.data.cache_folder:
         return None
-    return ShardCache(config.data.cache_folder, int(config.data.cache_gigabytes * 1e9))
+    return ShardCache(config.data.cache_folder, config.data.cache_gigabytes * 1e9)
 
 
 def epoch_groups(manifest: Manifest, seed: int, epoch: int, shuffle_shards: int) -> list[list[int]]:

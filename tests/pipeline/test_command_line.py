@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.command_line import parse, run_job
-from pipeline.config import Config
+from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 
@@ -23,6 +23,20 @@ def refuse(config: Config) -> None:
         ("digits --model.kernel-size 4", "model.kernel_size 4 is even: choose an odd size"),
         ("cifar10 --model.num-filters 10", "model.num_filters 10 is not a multiple of data.channels 3"),
         ("digits --data.resize cubic", "invalid choice 'cubic' for argument '--data.resize'"),
+        ("digits --data.url s3://", "s3://: no bucket; write s3://bucket/prefix"),
+        ("digits --data.url=", "data.url '': String should have at least 1 character"),
+        ("digits --run.url=", "run.url '': String should have at least 1 character"),
+        ("digits --run.name=", "run.name '' names no folder of its own: give a name without empty parts, . and .."),
+        ("digits --run.name ..", "run.name '..' names no folder of its own"),
+        ("digits --run.name a/../b", "run.name 'a/../b' names no folder of its own"),
+        ("digits --search.name .", "search.name '.' names no folder of its own"),
+        ("digits --data.val-split=", "data.val_split '' names no folder of its own"),
+        ("digits --train.seed=-1", "train.seed -1: Input should be greater than or equal to 0"),
+        ("digits --train.seed 4294967296", "train.seed 4294967296: Input should be less than 4294967296"),
+        ("digits --search.seed=-1", "search.seed -1: Input should be greater than or equal to 0"),
+        ("digits --sample.seed 9223372036854775808", "sample.seed 9223372036854775808: Input should be less than"),
+        ("digits --cluster.stall-seconds inf", "cluster.stall_seconds inf: Input should be less than 1000000000"),
+        ("digits --search.budget inf", "search.budget inf: Input should be less than 1000000000000000"),
         ("digits --data.url gs://bucket", "gs://bucket: only s3://bucket/prefix and local folders"),
         ("digits", "data.url /nowhere: no manifest; prepare it"),
     ],
@@ -49,6 +63,19 @@ def test_overrides_reach_the_job_with_either_spelling() -> None:
     assert run_job("jobs.test", "Test.", taken.append, words) == 0
     assert (taken[0].model.num_layers, taken[0].model.num_filters, taken[0].cluster.num_workers) == (3, 48, 0)
     assert taken[0].data.url.startswith("/")
+
+
+def test_relative_paths_are_those_of_the_folder_where_the_job_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers stand in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    taken: list[Config] = []
+    names = ("data.url", "data.cache_folder", "run.url", "sample.url", "sample.mse_run", "sample.vectors")
+    words = ["portraits", "--model.embedding-run", "here", *(word for name in names for word in (f"--{name}", "here"))]
+    assert run_job("jobs.test", "Test.", taken.append, words) == 0
+    flat = flatten(taken[0])
+    assert {flat[name] for name in (*names, "model.embedding_run")} == {str(tmp_path / "here")}
 
 
 def test_dry_run_prints_configuration_size_and_cost_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
+from pipeline.errors import UserError
 from pipeline.manifest import Shard, load_manifest
 from pipeline.prepare import prepare
 from pipeline.shard_cache import ShardCache
@@ -87,6 +88,12 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(small_disk: Path) -> None:
         assert store.get(cache) == store.content
     assert not list(small_disk.glob("*.part"))
     assert not kept(small_disk)
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_its_field(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"data\.cache_folder {tmp_path}/file/cache: Not a directory; name a folder"):
+        ShardCache(f"{tmp_path}/file/cache", 1000)
 
 
 def test_later_epochs_read_no_object_storage(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
