@@ -43,7 +43,8 @@ def run_job(
 ) -> int:
     """Parse, do the job, and give the exit status.
 
-    It is 0, 1 for an error told in one line, 2 for words not understood, 143 for a job that SIGTERM stopped.
+    It is 0, 1 for an error told in one line, 2 for words not understood, 143 for a training or a search that SIGTERM or
+    Ctrl-C stopped, 130 for any other job that Ctrl-C did.
 
     Args:
         name: the job's module, e.g. "jobs.train".
@@ -69,7 +70,7 @@ def run_job(
         print(f"{error}; the same command goes on", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("error: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
 

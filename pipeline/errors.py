@@ -18,4 +18,4 @@ class NoMemoryError(UserError):
 
 
 class StoppedError(Exception):
-    """The job was asked to stop (SIGTERM); the same command goes on where it stopped."""
+    """The job was asked to stop (SIGTERM, Ctrl-C); the same command goes on where it stopped."""

@@ -1,6 +1,7 @@
 """The door to Ray Train: a function on every worker of the configuration's cluster, retried where a retry can mend."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -33,7 +34,8 @@ from pipeline.ray_controller import (
 from pipeline.told import Orders
 
 SECONDS_TO_STOP = 20
-"""How long workers may take to keep a checkpoint after SIGTERM before the driver ends without them."""
+"""How long workers may take to keep a checkpoint after SIGTERM or Ctrl-C before the driver ends without them."""
+STDERR = 2
 SECONDS_BETWEEN_RESIZES = 30.0
 SECONDS_OF_HOLDING = 60.0
 
@@ -101,12 +103,13 @@ def run_on_workers(
         job: a module-level function.
         argument: what it gets beside the worker; it is pickled.
         run_url: folder of the run, where Ray Train's hang detector writes.
-        obeys: whether the job obeys Orders; SIGTERM then becomes Orders.STOP.
+        obeys: whether the job obeys Orders; SIGTERM and Ctrl-C then become Orders.STOP.
         callbacks: what else Ray Train's controller calls; for a trial, what tells Ray Tune.
 
     Raises:
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
-        StoppedError: SIGTERM came, and the workers were given SECONDS_TO_STOP to keep a checkpoint.
+        StoppedError: SIGTERM or Ctrl-C came, and the workers were given SECONDS_TO_STOP to keep a checkpoint, or Ctrl-C
+            came again.
     """
     cluster = config.cluster
     set_timeouts(cluster)
@@ -167,7 +170,7 @@ def _fit(trainer: Trainer) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stopping(mailbox: Mailbox | None) -> Iterator[None]:
-    """While it lasts SIGTERM, and so `ray job stop`, has the workers keep a checkpoint and end."""
+    """While it lasts SIGTERM, and so `ray job stop`, and Ctrl-C have the workers keep a checkpoint and end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -178,11 +181,19 @@ def _stopping(mailbox: Mailbox | None) -> Iterator[None]:
             mailbox.order(Orders.STOP)
             signal.alarm(SECONDS_TO_STOP)
 
+    def interrupt(signum: int, frame: object) -> None:
+        if _stop_wanted.is_set():
+            raise StoppedError("interrupted again; the newest sound checkpoint counts")
+        os.write(STDERR, b"stopping with a checkpoint; Ctrl-C again ends without it\n")  # print may be at work below
+        stop(signum, frame)
+
     def end(signum: int, frame: object) -> None:
         raise StoppedError(f"the workers did not end within {SECONDS_TO_STOP} s; the newest sound checkpoint counts")
 
     _stop_wanted.clear()
     handlers = {signal.SIGTERM: stop, signal.SIGALRM: end}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of jobs in a shell's background
+        handlers[signal.SIGINT] = interrupt
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

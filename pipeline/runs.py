@@ -42,7 +42,7 @@ def run_training(
 
     Raises:
         UserError: what a person can put right; the MLflow run then ends as FAILED with it.
-        StoppedError: SIGTERM came; the MLflow run then ends as KILLED.
+        StoppedError: SIGTERM or Ctrl-C came; the MLflow run then ends as KILLED.
     """
     require_fitting(config, config.empty_model())
     prepare_digits(config)

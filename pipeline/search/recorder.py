@@ -79,6 +79,13 @@ class Recorder(tune.Callback):
         no_memory = isinstance(error, NoMemoryError | ray.exceptions.OutOfMemoryError)
         self._end(record, "out of memory" if no_memory else "failed")
 
+    def killed(self) -> None:
+        """Tell MLflow that trials under way were ended; their records stay, as the same command goes on with them."""
+        for record in self._records.values():
+            if record.state == "running":
+                config = trial_config(self._plan.config, record.values, record.name)
+                mark_run(config, self._plan.tags, "KILLED")
+
     def _record(self, trial: Any) -> TrialRecord:
         """The trial's record, made where there is none."""
         name, values = self._plan.named(trial.trial_id, trial.config)

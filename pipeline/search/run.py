@@ -4,10 +4,13 @@ Every report of a trial is kept in the search's folder. The same command later h
 again before it trains on, so that scheduler and searcher know what they knew, and what has ended is not repeated.
 """
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import warnings
+from collections.abc import Iterator
 
 # First, as it decides on a token, which Ray reads when it is imported.
 from pipeline.ray_cluster import driver_tags, start_cluster
@@ -19,8 +22,9 @@ from ray import tune
 
 from pipeline.arrow_storage import filesystem_of
 from pipeline.config import Config, changed_result_keys
-from pipeline.errors import UserError
+from pipeline.errors import StoppedError, UserError
 from pipeline.mlflow_run import open_run
+from pipeline.run_identity import RunIdentity
 from pipeline.runs import identity_of, mark_run, prepare_digits
 from pipeline.search.methods import scheduler, searching
 from pipeline.search.places import places_freed
@@ -44,6 +48,7 @@ def run_search(config: Config) -> list[TrialRecord]:
     Raises:
         UserError: the space or the cluster does not fit, the search's folder is of another one, MLflow can't be
             reached, or no trial got to an evaluation.
+        StoppedError: SIGTERM or Ctrl-C came; the MLflow runs of the search and of trials under way end as KILLED.
     """
     space, cluster = parse_space(config), config.cluster
     if not cluster.num_workers:
@@ -59,7 +64,9 @@ def run_search(config: Config) -> list[TrialRecord]:
     tags |= {"mlflow.parentRunId": open_run(identity), "search": search_name(config), "stopped_early": "false"}
     with places_freed() as taken:
         plan = Plan(config, space, url, identity.tracking_uri, tags, taken)
-        _tune(plan)
+        recorder = Recorder(plan)
+        with _stopping(recorder, identity):
+            _tune(plan, recorder)
     records = ranked(load_records(url))
     if not any(record.last for record in records):
         told = next((record.error for record in records if record.error), "no trial began")
@@ -107,9 +114,26 @@ def _complete_stopped(plan: Plan, records: list[TrialRecord]) -> None:
             mark_run(config, plan.tags | {"stopped_early": "true"}, "FINISHED", measures)
 
 
-def _tune(plan: Plan) -> None:
-    # A trial stays in the job's folder, and its reports are kept by Recorder; Tune's own files serve nobody.
-    os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+@contextlib.contextmanager
+def _stopping(recorder: Recorder, identity: RunIdentity) -> Iterator[None]:
+    """While it lasts SIGTERM, and so `ray job stop`, and Ctrl-C end the search, which MLflow hears of."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        recorder.killed()
+        Tracker(identity).close("KILLED")
+        raise StoppedError(f"{identity.name} stopped") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tune(plan: Plan, recorder: Recorder) -> None:
+    # A trial stays in the job's folder, and its reports are kept by Recorder; Tune's own files serve nobody. Its own
+    # answer to Ctrl-C ends as if all had been tried.
+    os.environ |= {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    }  # fmt: skip
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -124,7 +148,7 @@ def _tune(plan: Plan) -> None:
             name="tune",
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[Recorder(plan)],
+            callbacks=[recorder],
             verbose=0,
             stop={"progress": 100.0},  # a weak member whose budget is spent would else go on from another's checkpoint
         ),

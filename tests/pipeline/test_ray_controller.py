@@ -1,6 +1,7 @@
 """What we add to Ray Train's controller, without a cluster; where it stands on Ray's insides this is their contract."""
 
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,12 @@ def test_all_of_rays_callbacks_are_there_but_the_one_that_starts_a_process_for_r
     )
     assert len(rays) >= 5
     assert ours == [each for each in rays if each is not DatasetsCallback] != rays
+
+
+def test_ctrl_c_is_left_to_who_calls() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    Trainer(lambda: None)._register_sigint_handler(None)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_limits_reach_ray_train_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
