@@ -20,7 +20,8 @@ def open_class_folders(data: Data, path: Path) -> Source:
     if has_splits:
         require_no_held_out_classes(data, path)
     roots = {split: path / split for split in (data.train_split, data.val_split)} if has_splits else {"": path}
-    classes = sorted({entry.name for root in roots.values() for entry in os.scandir(root) if entry.is_dir()})
+    entries = [entry for root in roots.values() for entry in os.scandir(root)]
+    classes = sorted({entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")})
     if not classes:
         raise UserError(
             f"data.source {path}: no class folders in it; put the images of each class into a folder of its name"
@@ -35,6 +36,10 @@ def open_class_folders(data: Data, path: Path) -> Source:
                 f"data.source {roots[split]}: no images in its class folders; "
                 f"known endings: {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
+    labels = {image.label for images in found.values() for image in images}
+    empty = [name for label, name in enumerate(classes) if label not in labels]
+    if empty:
+        raise UserError(f"data.source {path}: no images in the class folders {', '.join(empty)}; fill or remove them")
     return Source(tuple(classes), found if has_splits else hold_out(data, found[""]))
 
 
@@ -53,10 +58,12 @@ def open_folder(data: Data, path: Path) -> Source:
 
 
 def _images_below(data: Data, root: Path, folder: Path, label: int) -> Iterator[SourceImage]:
+    """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
+        inner = file.relative_to(root)
+        if file.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in inner.parts):
             load = functools.partial(_from_file, str(file), data)
-            yield SourceImage(file.relative_to(root).as_posix(), label, load)
+            yield SourceImage(inner.as_posix(), label, load)
 
 
 def _from_file(file: str, data: Data) -> UInt8[np.ndarray, "h w c"]:

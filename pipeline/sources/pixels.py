@@ -28,12 +28,18 @@ def decoded(content: bytes, name: str, data: Data) -> UInt8[np.ndarray, "h w c"]
     The format is read from the bytes, whatever the name says; CMYK is converted, metadata (EXIF) is not looked at.
 
     Raises:
-        UnreadableImageError: the bytes are no image, or not all of one.
+        UnreadableImageError: the bytes are no image, or not all of one, or have more than 8 bits a colour, which Pillow
+            would cut off at 255.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # Pillow looks for the resolution in broken metadata
             with Image.open(io.BytesIO(content)) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise UnreadableImageError(
+                        f"{name}: more than 8 bits a colour (Pillow's mode {image.mode}); scale it to 0..255 and save "
+                        "it in 8 bits, or allow some such images by --data.max-unreadable"
+                    )
                 return pixels_of(image, data)
     except UNDECODABLE as error:
         raise UnreadableImageError(

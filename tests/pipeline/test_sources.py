@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -123,6 +124,40 @@ def test_a_relative_source_is_read_from_any_folder(tmp_path: Path, monkeypatch: 
     source = open_source(folder_config(tmp_path, source="images").data)
     monkeypatch.chdir("/")
     assert [image.load().shape for images in source.splits.values() for image in images] == 13 * [(8, 8, 3)]
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    class_folders(tmp_path / "all", 8)
+    (tmp_path / "all/train").rename(tmp_path / "images")
+    before = names_of(folder_config(tmp_path, holdout_fraction=0.3))
+    (tmp_path / "images/cat/._0.png").write_bytes(b"a Mac's attributes")
+    for hidden in (tmp_path / "images/.cache", tmp_path / "images/cat/.ipynb_checkpoints"):
+        hidden.mkdir()
+        shutil.copy(tmp_path / "images/cat/0.png", hidden / "copy.png")
+    assert names_of(folder_config(tmp_path, holdout_fraction=0.3)) == before
+    flat = names_of(folder_config(tmp_path, source_format="folder", holdout_fraction=0.3))
+    assert sum(map(len, flat.values())) == 9
+
+
+def names_of(config: Config) -> dict[str, list[str]]:
+    return {split: [image.name for image in images] for split, images in open_source(config.data).splits.items()}
+
+
+def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", 8)
+    (tmp_path / "images/train/__MACOSX").mkdir()
+    with pytest.raises(UserError, match="no images in the class folders __MACOSX; fill or remove them"):
+        prepare(folder_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("ending", "dtype"), [("png", np.uint16), ("tiff", np.uint16), ("tiff", np.int32), ("tiff", np.float32)]
+)
+def test_images_of_more_than_8_bits_are_refused_rather_than_cut_off(ending: str, dtype: type, tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", 8)
+    Image.fromarray(np.full((8, 8), 30_000, dtype)).save(tmp_path / f"images/train/dog/deep.{ending}")
+    with pytest.raises(UserError, match=rf"deep\.{ending}: more than 8 bits a colour .*; scale it to 0\.\.255"):
+        prepare(folder_config(tmp_path))
 
 
 def test_class_folders_without_splits_are_held_out_by_share(tmp_path: Path) -> None:
