@@ -21,6 +21,7 @@ from pipeline.storage import MissingObjectError, absolute_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
 REGISTER_KEY = "--tracking.register-as"
+TRUTH = ("true", "false")
 TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
 
 
@@ -118,7 +119,7 @@ def _override(name: str, purpose: str, config: Config, words: Sequence[str]) -> 
     """The configuration with the overrides that the words name."""
     preset = PRESETS[config.preset]
     default = Command(**dict(config))
-    words = [re.sub(r"^--register(?==|$)", REGISTER_KEY, word) for word in words]
+    words = _switched([re.sub(r"^--register(?==|$)", REGISTER_KEY, word) for word in words], config)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -137,6 +138,22 @@ def _override(name: str, purpose: str, config: Config, words: Sequence[str]) -> 
     if unknown:
         raise UserError(_unknown_key(unknown[0], config))
     return command
+
+
+def _switched(words: Sequence[str], config: Config) -> list[str]:
+    """The words with each `--section.key True` or `=False` as tyro wants it: `--section.key` or `--section.no-key`."""
+    switches = {key for key, value in flatten(config).items() if isinstance(value, bool)}
+    taken, left = list[str](), list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if name.removeprefix("--").replace("-", "_") in switches:
+            if not equals and left and left[0].lower() in TRUTH:
+                value = left.pop(0)
+            section, _, key = name.rpartition(".")
+            word = {"true": name, "false": f"{section}.no-{key}"}.get(value.lower(), word)
+        taken.append(word)
+    return taken
 
 
 def with_absolute_urls(config: Config) -> Config:

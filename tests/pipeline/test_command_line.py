@@ -22,6 +22,7 @@ def refuse(config: Config) -> None:
         ("digits --model.num-layers 0", "model.num_layers 0: Input should be greater than or equal to 1"),
         ("digits --model.kernel-size 4", "model.kernel_size 4 is even: choose an odd size"),
         ("cifar10 --model.num-filters 10", "model.num_filters 10 is not a multiple of data.channels 3"),
+        ("digits --sample.png-files=maybe", "unknown key 'maybe'"),
         ("digits --data.resize cubic", "invalid choice 'cubic' for argument '--data.resize'"),
         ("digits --data.url s3://", "s3://: no bucket; write s3://bucket/prefix"),
         ("digits --data.url=", "data.url '': String should have at least 1 character"),
@@ -63,6 +64,24 @@ def test_overrides_reach_the_job_with_either_spelling() -> None:
     assert run_job("jobs.test", "Test.", taken.append, words) == 0
     assert (taken[0].model.num_layers, taken[0].model.num_filters, taken[0].cluster.num_workers) == (3, 48, 0)
     assert taken[0].data.url.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("--train.horizontal-flips", (True, True)),
+        ("--train.horizontal-flips True", (True, True)),
+        ("--train.horizontal_flips=true --sample.png-files=False", (True, False)),
+        ("--sample.png-files false", (False, False)),
+        ("--sample.no-png-files", (False, False)),
+        ("--sample.png-files --run.name true", (False, True)),
+    ],
+)
+def test_a_switch_takes_a_word_as_other_keys_do_or_none(words: str, taken: tuple[bool, bool]) -> None:
+    configs: list[Config] = []
+    assert run_job("jobs.test", "Test.", configs.append, ["digits", *words.split()]) == 0
+    assert (configs[0].train.horizontal_flips, configs[0].sample.png_files) == taken
+    assert configs[0].run.name == ("true" if "--run.name true" in words else "digits")
 
 
 def test_relative_paths_are_those_of_the_folder_where_the_job_was_started(
