@@ -187,7 +187,7 @@ class Trainer(TorchTrainer):
     """Ray's trainer with our policy where the number of workers is a range, and without an actor for Ray Data."""
 
     def _register_sigint_handler(self, controller: object) -> None:
-        """Leave Ctrl-C to who calls; Ray's answer ends the workers at once, and this process with status 1, unsaid."""
+        """Leave Ctrl-C to who calls: Ray's answer ends the workers, and this process with status 1, without a word."""
 
     def _create_default_callbacks(self) -> list[Any]:
         """Ray's own but one, which starts a process beside each group to deal out Ray datasets: there are none."""
