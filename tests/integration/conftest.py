@@ -1,6 +1,7 @@
 """Jobs as a person starts them: processes of their own, on real Ray, S3 and MLflow."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,14 @@ import pytest
 
 from tests.conftest import PATIENCE
 from tests.host import ROOT, Job, end
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Ctrl-C reaches what is started: a shell's background passes it over, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

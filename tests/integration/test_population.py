@@ -1,17 +1,25 @@
-"""Ray Tune's population based training, with trials that report what a test needs and train nothing."""
+"""Ray Tune's part of a search, with trials that report what a test needs and train nothing."""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from pipeline.ray_cluster import ray, start_cluster
 
 # isort: split
 from pipeline.config import Config
+from pipeline.errors import StoppedError
+from pipeline.runs import identity_of
 from pipeline.search import run
 from pipeline.search.record import TrialRecord, load_record, load_records
+from pipeline.search.recorder import Recorder
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan, Telling
 from tests.conftest import PATIENCE, wait_until
@@ -60,6 +68,36 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
     tell(2.9, 100.0)
 
 
+def tells_once_and_waits(values: dict[str, Any], plan: Plan) -> None:
+    """A trial's function that doesn't end by itself."""
+    name, values = plan.named(run.tune.get_context().get_trial_id(), values)
+    telling = Telling(trial_config(plan.config, values, name), is_population=True)
+    telling.tell({"bits_per_dim": 4.1, "images_seen": 25.0, "pflop": 0.0, "progress": 25.0})
+    time.sleep(PATIENCE)
+
+
+@pytest.mark.usefixtures("foreground")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_search_that_is_stopped_is_none_that_has_ended(
+    number: signal.Signals, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_trial", tells_once_and_waits)
+
+    def stop() -> None:
+        wait_until(lambda: len(load_records(plan.url)) == 2, PATIENCE, "both members' reports")
+        os.kill(os.getpid(), number)
+
+    recorder, identity = Recorder(plan), identity_of(plan.config, plan.url, "some")
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(StoppedError, match="some stopped"), run._stopping(recorder, identity):
+        run._tune(plan, recorder)
+    client = mlflow.MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
+    told = {one.info.run_name: one.info.status for one in found}
+    assert told == {"some": "KILLED", "member0": "KILLED", "member1": "KILLED"}
+    assert {record.state for record in load_records(plan.url)} == {"running"}
+
+
 def ended(record: TrialRecord | None) -> bool:
     return record is not None and record.state == "finished"
 
@@ -67,7 +105,7 @@ def ended(record: TrialRecord | None) -> bool:
 def test_who_has_spent_its_budget_does_not_train_on_from_another(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run_trial", weak_ends_first)
     Path(plan.url).mkdir(parents=True)
-    run._tune(plan)
+    run._tune(plan, Recorder(plan))
     assert {record.name: (record.state, record.last.bits_per_dim) for record in load_records(plan.url)} == {
         "member0": ("finished", 4.0), "member1": ("finished", 2.9),
     }  # fmt: skip

@@ -74,6 +74,7 @@ def test_few_shards_slow_networks_and_folders_of_one_host_are_warned_of(digits: 
     assert doctor.shards(manifest, changed(digits, cluster={"num_workers": 11})).verdict == "pass"
     assert doctor.shards(manifest, changed(digits, cluster={"num_workers": 12})).verdict == "warn"
     assert doctor.exchange(0.01, 2, digits).verdict == "warn"
+    assert [doctor.exchange(speed, 3, digits).verdict for speed in (0.099, 0.1)] == ["warn", "pass"]
     assert doctor.one_storage([SOUND], digits).verdict == "pass"
     assert doctor.one_storage([SOUND, OTHER], digits).verdict == "warn"
 
