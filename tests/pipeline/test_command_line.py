@@ -27,6 +27,7 @@ def refuse(config: Config) -> None:
         ("digits --data.url s3://", "s3://: no bucket; write s3://bucket/prefix"),
         ("digits --data.url=", "data.url '': String should have at least 1 character"),
         ("digits --run.url=", "run.url '': String should have at least 1 character"),
+        ("digits --tracking.experiment=", "tracking.experiment '': String should have at least 1 character"),
         ("digits --run.name=", "run.name '' names no folder of its own: give a name without empty parts, . and .."),
         ("digits --run.name ..", "run.name '..' names no folder of its own"),
         ("digits --run.name a/../b", "run.name 'a/../b' names no folder of its own"),
