@@ -21,7 +21,6 @@ from pipeline.storage import MissingObjectError, absolute_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
 REGISTER_KEY = "--tracking.register-as"
-TRUTH = ("true", "false")
 TRACEBACK_VARIABLE = "PIXELCNN_TRACEBACK"
 
 
@@ -148,10 +147,11 @@ def _switched(words: Sequence[str], config: Config) -> list[str]:
         word = left.pop(0)
         name, equals, value = word.partition("=")
         if name.removeprefix("--").replace("-", "_") in switches:
-            if not equals and left and left[0].lower() in TRUTH:
-                value = left.pop(0)
             section, _, key = name.rpartition(".")
-            word = {"true": name, "false": f"{section}.no-{key}"}.get(value.lower(), word)
+            forms = {"true": name, "false": f"{section}.no-{key}"}
+            if not equals and left and left[0].lower() in forms:
+                value = left.pop(0)
+            word = forms.get(value.lower(), word)
         taken.append(word)
     return taken
 

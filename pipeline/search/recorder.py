@@ -83,8 +83,7 @@ class Recorder(tune.Callback):
         """Tell MLflow that trials under way were ended; their records stay, as the same command goes on with them."""
         for record in self._records.values():
             if record.state == "running":
-                config = trial_config(self._plan.config, record.values, record.name)
-                mark_run(config, self._plan.tags, "KILLED")
+                self._mark(record, "KILLED")
 
     def _record(self, trial: Any) -> TrialRecord:
         """The trial's record, made where there is none."""
@@ -101,10 +100,12 @@ class Recorder(tune.Callback):
             return
         record.state = state
         record.save(self._plan.url)
-        tags = self._plan.tags | {"trial_state": state, "stopped_early": str(state == "stopped early").lower()}
-        config = trial_config(self._plan.config, record.values, record.name)
-        mark_run(config, tags, STATUS[state])
+        self._mark(record, STATUS[state], trial_state=state, stopped_early=str(state == "stopped early").lower())
         print(f"{record.name}  {state}{f': {record.error}' if record.error else ''}", flush=True)
+
+    def _mark(self, record: TrialRecord, status: str, **tags: str) -> None:
+        """Tell the trial's MLflow run how it ended."""
+        mark_run(trial_config(self._plan.config, record.values, record.name), self._plan.tags | tags, status)
 
 
 def _error_of(trial: Any) -> BaseException | None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 
 from pipeline.ray_cluster import ray, start_cluster
@@ -23,6 +22,7 @@ from pipeline.search.recorder import Recorder
 from pipeline.search.space import trial_config
 from pipeline.search.trial import Plan, Telling
 from tests.conftest import PATIENCE, wait_until
+from tests.integration.test_search import runs_by_name
 from tests.pipeline.search.test_methods import plan_of
 from tests.pipeline.test_train import changed
 
@@ -91,9 +91,7 @@ def test_a_search_that_is_stopped_is_none_that_has_ended(
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(StoppedError, match="some stopped"), run._stopping(recorder, identity):
         run._tune(plan, recorder)
-    client = mlflow.MlflowClient()
-    found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
-    told = {one.info.run_name: one.info.status for one in found}
+    told = {name: found.info.status for name, found in runs_by_name().items()}
     assert told == {"some": "KILLED", "member0": "KILLED", "member1": "KILLED"}
     assert {record.state for record in load_records(plan.url)} == {"running"}
 

@@ -76,7 +76,7 @@ def test_a_trial_that_is_stopped_early_frees_its_workers_for_the_next(
     _require_nested_runs()
 
 
-def _runs() -> dict[str, Run]:
+def runs_by_name() -> dict[str, Run]:
     """MLflow's runs by their names, of which each has one."""
     client = mlflow.MlflowClient()
     found = client.search_runs([client.get_experiment_by_name("pixelcnn-ray").experiment_id])
@@ -86,7 +86,7 @@ def _runs() -> dict[str, Run]:
 
 
 def _require_nested_runs() -> None:
-    runs = _runs()
+    runs = runs_by_name()
     parent = runs.pop("digits-search")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {name: (run.data.tags["stopped_early"], run.info.status) for name, run in runs.items()} == {
@@ -110,7 +110,7 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     driver.kill()
     wait_until(lambda: gone(workers), 60, "the end of the workers whose trial was killed")
     search.wait_for("filters8  failed", 120)
-    assert _runs()["filters8"].info.status == "FAILED"
+    assert runs_by_name()["filters8"].info.status == "FAILED"
     search.wait_for("filters4  finished", 240)
     before = records_of(tmp_path)["filters4"]
     search.wait_for("filters2  25%", 240)
@@ -125,7 +125,7 @@ def test_killed_trials_killed_drivers_and_trials_without_memory(
     assert {name: record["state"] for name, record in records.items()} == {
         "filters60000": "out of memory", "filters8": "finished", "filters4": "finished", "filters2": "finished",
     }  # fmt: skip
-    assert {name: run.info.status for name, run in _runs().items()} == {
+    assert {name: run.info.status for name, run in runs_by_name().items()} == {
         "digits-search": "FINISHED", "filters60000": "FAILED", "filters8": "FINISHED", "filters4": "FINISHED",
         "filters2": "FINISHED",
     }  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_weak_member_goes_on_from_a_strong_one(tmp_path: Path, run_job: Callab
     newest = max((tmp_path / "runs/digits-search" / change.group(1)).glob("step-*"))
     trained = json.loads((newest / "checkpoint.json").read_text())["config"]["train"]["learning_rate"]
     assert trained == records[change.group(1)]["values"]["train.learning_rate"]
-    for name, run in _runs().items():
+    for name, run in runs_by_name().items():
         if name in records:
             history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/bits_per_dim")
             steps = [metric.step for metric in history]
