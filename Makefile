@@ -56,7 +56,7 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 	$(BIN)/lint-imports
 
 test: lint .venv-checkov/installed ## lint, types, import law and the tests, in minutes
-	$(BIN)/python -m pytest -q -n 2 $(BY_FILE) -m "not cluster and not infra"
+	$(BIN)/python -m pytest -q -n 3 $(BY_FILE) -m "not cluster and not infra"
 
 test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
 	$(BIN)/python -m pytest -q -n 2 $(BY_FILE) -m cluster

@@ -81,7 +81,7 @@ def test_pieces_end_with_the_weights_of_one_run_and_their_evaluations(
 
 
 def test_a_grid_that_a_kill_cut_short_is_drawn_to_its_end(digits: Config, tmp_path: Path) -> None:
-    words = arguments(tiny_call(digits.data.url, tmp_path))
+    words = arguments([*tiny_call(digits.data.url, tmp_path), "--points", "1", "--train-images", "150"])
     assert run(words)
     drawn = (tmp_path / "samples/samples.png").read_bytes()
     for name in ("manifest.json", "samples.png"):
