@@ -53,6 +53,10 @@ def prepare(config: Config) -> dict[str, Manifest]:
     Raises:
         UserError: the source can't be read, storage refuses, or data.url holds a data set made in another way.
     """
+    if config.data.train_split == config.data.val_split:
+        raise UserError(
+            f"data.train_split and data.val_split are both {config.data.val_split!r}: give the two splits two names"
+        )
     source = open_source(config.data)
     if len(source.classes) != config.data.num_classes:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,22 @@ from jaxtyping import UInt8
 from pipeline.config import Data
 from pipeline.errors import UserError
 from pipeline.sources.pixels import decoded
-from pipeline.sources.source import IMAGE_SUFFIXES, Source, SourceImage, hold_out, require_no_held_out_classes
+from pipeline.sources.source import (
+    IMAGE_SUFFIXES,
+    Source,
+    SourceImage,
+    hold_out,
+    lone_split,
+    require_no_held_out_classes,
+)
 
 
 def open_class_folders(data: Data, path: Path) -> Source:
     """Folders train_split/CLASS/*.jpg and val_split/CLASS/*.jpg, or CLASS/*.jpg of which a share is held out."""
-    has_splits = (path / data.train_split).is_dir() and (path / data.val_split).is_dir()
-    if has_splits:
+    # A class may have a split's name, as CIFAR-100's train: its images lie in its folder itself.
+    roots = _roots(data, path, lambda split: not any(_is_image(file) for file in (path / split).iterdir()))
+    if "" not in roots:
         require_no_held_out_classes(data, path)
-    roots = {split: path / split for split in (data.train_split, data.val_split)} if has_splits else {"": path}
     entries = [entry for root in roots.values() for entry in os.scandir(root)]
     classes = sorted({entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")})
     if not classes:
@@ -40,28 +47,50 @@ def open_class_folders(data: Data, path: Path) -> Source:
     empty = [name for label, name in enumerate(classes) if label not in labels]
     if empty:
         raise UserError(f"data.source {path}: no images in the class folders {', '.join(empty)}; fill or remove them")
-    return Source(tuple(classes), found if has_splits else hold_out(data, found[""]))
+    return Source(tuple(classes), hold_out(data, found[""]) if "" in found else found)
 
 
 def open_folder(data: Data, path: Path) -> Source:
     """A folder of images in whatever subfolders, without labels: one class; its split folders if it has both."""
     require_no_held_out_classes(data, path)
-    has_splits = (path / data.train_split).is_dir() and (path / data.val_split).is_dir()
-    roots = {split: path / split for split in (data.train_split, data.val_split)} if has_splits else {"": path}
+    roots = _roots(
+        data,
+        path,
+        lambda split: any(not image.name.startswith(f"{split}/") for image in _images_below(data, path, path, 0)),
+    )
     found = {split: list(_images_below(data, root, root, 0)) for split, root in roots.items()}
     for split, images in found.items():
         if not images:
             raise UserError(
                 f"data.source {roots[split]}: no images in it; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
-    return Source(("image",), found if has_splits else hold_out(data, found[""]))
+    return Source(("image",), hold_out(data, found[""]) if "" in found else found)
+
+
+def _roots(data: Data, path: Path, is_split: Callable[[str], bool]) -> dict[str, Path]:
+    """The folders of the two splits; without both all of it as "", of which a share is held out.
+
+    Args:
+        is_split: whether the only folder with the name of one holds that split, and not images like any other.
+    """
+    there = {split: path / split for split in (data.train_split, data.val_split) if (path / split).is_dir()}
+    if len(there) == 2:
+        return there
+    for split in there:
+        if is_split(split):
+            raise lone_split(data, path, split)
+    return {"": path}
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _images_below(data: Data, root: Path, folder: Path, label: int) -> Iterator[SourceImage]:
     """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
     for file in sorted(folder.rglob("*")):
         inner = file.relative_to(root)
-        if file.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in inner.parts):
+        if _is_image(file) and not any(part.startswith(".") for part in inner.parts):
             load = functools.partial(_from_file, str(file), data)
             yield SourceImage(inner.as_posix(), label, load)
 

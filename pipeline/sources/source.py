@@ -69,3 +69,14 @@ def require_no_held_out_classes(data: Data, path: Path | str) -> None:
             f"data.holdout classes: data.source {path} has splits of its own, none of its classes are held out; "
             "set --data.holdout images"
         )
+
+
+def lone_split(data: Data, path: Path | str, split: str) -> UserError:
+    """What is said of a source with one of the two splits and other images, which would be mixed with it."""
+    fields = {data.train_split: "data.train-split", data.val_split: "data.val-split"}
+    other = next(name for name in fields if name != split)
+    return UserError(
+        f"data.source {path}: {split} is there, {other} is not; name the other split as it is called there by "
+        f"--{fields[other]}, or give what to hold a share out of alone; if {split} is no split there, give it another "
+        f"name by --{fields[split]}"
+    )

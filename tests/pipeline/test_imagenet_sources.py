@@ -1,6 +1,7 @@
 """ImageNet as it is handed out, whole and downsampled, and other people's tars and folders."""
 
 import csv
+import functools
 import io
 import pickle
 import re
@@ -271,22 +272,90 @@ def test_labels_beyond_the_classes_are_refused(tmp_path: Path) -> None:
         prepare(config_of(tmp_path, tmp_path / "source", "downsampled-imagenet", resize="none", num_classes=2))
 
 
+def lay(root: Path, names: list[str], count: int) -> None:
+    """So many files of each name, an image each or a tar of one."""
+    generator = np.random.default_rng(0)
+    for name in names:
+        for index in range(count):
+            image = jpeg(generator)
+            content = tar_of({f"{index}.jpg": image}) if name.endswith(".tar") else image
+            write(str(root / name.format(index)), content)
+
+
+@pytest.mark.parametrize("name", ["{split}/part-0", "imagenet1k-{split}-0000", "{split}/val_and_train-0"])
 @pytest.mark.parametrize("where", ["folder", "s3"])
-def test_webdataset_tars_are_taken_over(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_webdataset_tars_are_taken_over(where: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = str(tmp_path / "source") if where == "folder" else request.getfixturevalue("s3")
     generator = np.random.default_rng(0)
     images = {f"{split}{index}": jpeg(generator, format="PNG") for split in ("train", "val") for index in range(3)}
     for split in ("train", "val"):
         records = [Record(f"{split}{index}", images[f"{split}{index}"], index) for index in range(3)]
-        write(join(url, split, "part-0.tar"), pack(records))
+        write(join(url, f"{name.format(split=split)}.tar"), pack(records))
+    write(join(url, "test/part-0.tar"), b"not looked at, as it is of neither split")
     config = config_of(tmp_path, url, "webdataset")
     prepare(config)
     for split in ("train", "val"):
         records = records_of(config, split)
+        assert len(records) == 3
         for index in range(3):
-            label, pixels = records[f"{split}/part-0/{split}{index}"]
+            label, pixels = records[f"{name.format(split=split)}/{split}{index}"]
             assert label == index
             assert np.array_equal(pixels, expected(images[f"{split}{index}"]))
+
+
+def test_hidden_members_of_a_tar_are_passed_over(tmp_path: Path) -> None:
+    """A Mac's tar lays attributes beside each file."""
+    generator = np.random.default_rng(0)
+    images = {f"./{index}.jpg": jpeg(generator) for index in range(4)}
+    members = {f"./._{name[2:]}": b"attributes" for name in images} | images | {"./.DS_Store": b""}
+    write(str(tmp_path / "source/part-0.tar"), tar_of(members))
+    config = config_of(tmp_path, tmp_path / "source", "webdataset", holdout_fraction=0.25)
+    prepare(config)
+    assert len(records_of(config, "train")) == 3
+    assert len(records_of(config, "val")) == 1
+
+
+@pytest.mark.parametrize(
+    ("source_format", "names"),
+    [
+        ("webdataset", ["train/{0}.tar", "test/{0}.tar"]),
+        ("webdataset", ["imagenet1k-train-{0}.tar", "imagenet1k-validation-{0}.tar"]),
+        ("class-folders", ["train/cat/{0}.jpg", "test/cat/{0}.jpg"]),
+        ("class-folders", ["train/cat/{0}.jpg"]),
+        ("folder", ["train/{0}.jpg", "test/{0}.jpg"]),
+    ],
+)
+def test_a_split_without_the_other_is_not_mixed_with_what_lies_beside_it(
+    source_format: str, names: list[str], tmp_path: Path
+) -> None:
+    lay(tmp_path / "source", names, 3)
+    asked = functools.partial(config_of, tmp_path, tmp_path / "source", source_format, num_classes=1)
+    with pytest.raises(UserError, match=r"train is there, val is not; name the other split .* by --data.val-split"):
+        prepare(asked())
+    other = "validation" if "validation" in names[-1] else "test"
+    if len(names) == 2:
+        counts = {split: manifest.num_images for split, manifest in prepare(asked(val_split=other)).items()}
+        assert counts == {"train": 3, other: 3}
+
+
+@pytest.mark.parametrize(
+    ("source_format", "names"),
+    [
+        ("webdataset", ["train/{0}.tar"]),
+        ("webdataset", ["trains-{0}.tar", "cars-{0}.tar"]),
+        ("class-folders", ["train/{0}.jpg", "tulip/{0}.jpg"]),
+        ("folder", ["train/{0}.jpg"]),
+        ("folder", ["a/train/{0}.jpg", "b/{0}.jpg"]),
+    ],
+)
+def test_what_is_only_called_as_a_split_or_is_all_there_is_has_a_share_held_out(
+    source_format: str, names: list[str], tmp_path: Path
+) -> None:
+    lay(tmp_path / "source", names, 4)
+    classes = len(names) if source_format == "class-folders" else 1
+    config = config_of(tmp_path, tmp_path / "source", source_format, num_classes=classes, holdout_fraction=0.25)
+    counts = {split: manifest.num_images for split, manifest in prepare(config).items()}
+    assert counts == {"train": 3 * len(names), "val": len(names)}
 
 
 def test_a_folder_without_labels_is_one_class(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_every_level_of_a_byte_is_quantised_without_overflow() -> None:
         assert pixels.ravel().tolist() == [value * levels // 256 for value in range(256)]
 
 
+def test_one_name_for_both_splits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"data\.train_split and data\.val_split are both 'all': give the two splits two"
+    ):
+        prepare(tiny_config(tmp_path, data={"train_split": "all", "val_split": "all"}))
+    assert not (tmp_path / "data").exists()
+
+
 def test_manifests_name_held_out_classes_and_otherwise_read_as_they_always_did(tmp_path: Path) -> None:
     images = tiny_config(tmp_path / "images", data={"holdout_fraction": 0.5})
     classes = tiny_config(tmp_path / "classes", data={"holdout_fraction": 0.5, "holdout": "classes"})
