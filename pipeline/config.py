@@ -11,13 +11,17 @@ from pipeline.model_config import GatedPixelCNNModel, ImageShape, Model
 from pipeline.search_config import Search
 from pipeline.section import Section
 
+NAME = r"\w[\w. -]*"
+"""What MLflow takes as a registered model's name and finds again: letters, digits, and after them _ . - and spaces."""
+
 
 class Data(Section):
     """The data set: where it lies, what its images are, how it is made and read."""
 
     prefix: ClassVar[str] = "data."
-    name: str = "digits"
-    """Name of the data set; with the size, resize filter and fewer levels it makes the version string."""
+    name: str = Field(default="digits", pattern=f"^{NAME}$")
+    """Name of the data set, letters and digits, after them _ . - and spaces, too; with the size, resize filter and fewer
+    levels it makes the version string."""
     url: str = Field(default="data/digits", min_length=1)
     """Folder or s3://bucket/prefix of the prepared shards, a subfolder a split."""
     source: str = ""
@@ -223,7 +227,7 @@ class Tracking(Section):
     """MLflow experiment of the run."""
     patience_seconds: float = Field(default=30.0, ge=0.0)
     """How long the end of a run waits for a server that is down, in seconds; the rest is kept for the next start."""
-    register_as: str = Field(default="", pattern=r"^[\w. -]*$")
+    register_as: str = Field(default="", pattern=f"^({NAME})?$")
     """Registered model of MLflow that the run becomes a version of when `train` has ended; nothing: of none. `register`
     takes data.name where it is empty."""
 

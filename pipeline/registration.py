@@ -1,5 +1,6 @@
 """A run's newest checkpoint as a version of a registered model: measured, packed, and set against the champion."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ class Registered:
 
 def told(registered: Registered) -> str:
     """What a person reads of it."""
-    uri = f"models:/{registered.name}@{registered.alias}"
+    uri = shlex.quote(f"models:/{registered.name}@{registered.alias}")
     return (
         f"registered {registered.name} version {registered.version} as {registered.alias} ({registered.reason}): "
         f"{registered.figures.text}; serve it by `mlflow models serve -m {uri} --env-manager local`"

@@ -177,6 +177,9 @@ def test_what_has_no_likelihood_is_refused_by_its_kind(kind: str, measure: str, 
         require_density(of_kind(tiny_config(tmp_path), kind))
 
 
-def test_names_that_mlflow_refuses_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tracking.register_as 'a/b': String should match pattern"):
-        tiny_config(tmp_path, tracking={"register_as": "a/b"})
+@pytest.mark.parametrize("name", ["a/b", "a:b", "it's", " ", "-"])
+@pytest.mark.parametrize("key", ["data.name", "tracking.register_as"])
+def test_names_that_mlflow_refuses_are_refused_at_once(key: str, name: str, tmp_path: Path) -> None:
+    section, field = key.split(".")
+    with pytest.raises(UserError, match=rf"{key} {name!r}: String should match pattern"):
+        tiny_config(tmp_path, **{section: {field: name}})
