@@ -20,8 +20,8 @@ class Data(Section):
 
     prefix: ClassVar[str] = "data."
     name: str = Field(default="digits", pattern=f"^{NAME}$")
-    """Name of the data set, letters and digits, after them _ . - and spaces, too; with the size, resize filter and fewer
-    levels it makes the version string."""
+    """Name of the data set: letters and digits, after them _ . - and spaces, too; with the size, resize filter and
+    fewer levels it makes the version string."""
     url: str = Field(default="data/digits", min_length=1)
     """Folder or s3://bucket/prefix of the prepared shards, a subfolder a split."""
     source: str = ""

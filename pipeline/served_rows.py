@@ -14,6 +14,7 @@ from torch import Tensor
 from models.autoregressive import AutoregressiveModel
 from pipeline.config import Config
 from pipeline.grid import stretched
+from pipeline.sources.pixels import UNDECODABLE
 
 
 def refuse(message: str) -> NoReturn:
@@ -99,7 +100,7 @@ class Rows:
             if got != wanted:
                 refuse(f"{place}: got {got}; send a base64 PNG of {wanted}")
             pixels = np.asarray(picture)
-        except (ValueError, TypeError, OSError, SyntaxError):
+        except (*UNDECODABLE, TypeError):
             refuse(f"{place}: {str(value)[:40]!r} can't be read as a base64 PNG; send one of {wanted}")
         pixels = pixels.reshape(data.image_size, data.image_size, data.channels).transpose(2, 0, 1)
         level_of = np.full(256, -1)

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,14 @@ def as_png(image: np.ndarray, levels: int) -> str:
     pixels = np.round(image * (255.0 / (levels - 1))).astype(np.uint8).transpose(1, 2, 0)
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def claiming(side: int) -> str:
+    """A PNG of no pixels whose header names a size that Pillow takes for an attack."""
+    content = b"\x89PNG\r\n\x1a\n"
+    for chunk in (b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0), b"IEND"):
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return base64.b64encode(content).decode()
 
 
 def from_png(text: str) -> np.ndarray:
@@ -193,6 +203,7 @@ def labels_only(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
         ({"label": 1, "array": GREY, "keep_rows": 8}, {}, "row 1: 8 leaves nothing to draw; send 0 to 7"),
         ({"label": 1, "keep_rows": 2}, {}, "column keep_rows: there are no images to keep rows of"),
         (COMPLETED | {"png": "no PNG"}, {}, "column png, row 1: 'no PNG' can't be read as a base64 PNG"),
+        (COMPLETED | {"png": claiming(60_000)}, {}, r"column png, row 1: 'iVBOR.* can't be read as a base64 PNG"),
         (COMPLETED | {"png": as_png(np.zeros((3, 8, 8)), 17)}, {}, "got 8 x 8 pixels, mode RGB; send .*, mode L"),
         (COMPLETED | {"png": as_png(np.zeros((1, 4, 8)), 17)}, {}, "got 8 x 4 pixels, mode L; send .* 8 x 8"),
         (COMPLETED | {"png": as_png(np.ones((1, 8, 8)), 256)}, {}, "the value 1 is none of the 17 levels"),
