@@ -21,8 +21,33 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield applied(moto, tmp_path)
 
 
+COMMAND = [sys.executable, INFRA / "destroy", "--chdir"]
+
+
+class Obstacle:
+    """What hangs on the network and can't be destroyed until it is removed, so that the network can't either."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._lifted = cluster.folder / "lifted"
+        file = cluster.folder / "obstacle.tf"
+        file.write_text(f"""
+            resource "terraform_data" "obstacle" {{
+              input = aws_vpc.this.id
+              provisioner "local-exec" {{
+                when    = destroy
+                command = "test -e {self._lifted}"
+              }}
+            }}
+        """)
+        cluster.terraform("apply", "-auto-approve", "-input=false", "-target=terraform_data.obstacle")
+
+    def remove(self) -> None:
+        """Let it be destroyed."""
+        self._lifted.touch()
+
+
 def destroy(cluster: Cluster, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, INFRA / "destroy", "--chdir", cluster.folder, "--yes", *words]
+    command = [*COMMAND, cluster.folder, "--yes", *words]
     return subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
 
 
@@ -68,9 +93,24 @@ def test_destroy_refuses_keeps_is_taken_over_and_leaves_nothing(cluster: Cluster
     assert "2 jobs wait or run on pixelcnn; wait, stop them, or give --while-jobs-run" in refused.stderr
     assert worker in left(cluster)["instances"]
 
+    command = [*COMMAND, cluster.folder, "--while-jobs-run"]
+    unsure = subprocess.run(
+        command, env=cluster.environment, input="pixel\n", capture_output=True, text=True, check=False
+    )
+    assert (unsure.returncode, unsure.stderr) == (1, "nothing was destroyed; type the cluster's name, or give --yes\n")
+    assert worker in left(cluster)["instances"]
+
+    obstacle = Obstacle(cluster)
+    failed = destroy(cluster, "--while-jobs-run")
+    assert failed.returncode == 1
+    assert "1 autoscaled workers ended" in failed.stdout
+    assert "terraform destroy failed; what it said stands above. Run this again" in failed.stderr
+    assert cluster.outputs() == {}
+    assert "aws_vpc.this" in cluster.resources()
+    obstacle.remove()
+
     kept = destroy(cluster, "--while-jobs-run")
     assert kept.returncode == 0, kept.stdout[-3000:] + kept.stderr[-3000:]
-    assert "1 autoscaled workers ended" in kept.stdout
     assert left(cluster) == {"instances": [stranger], "databases": [], "endpoints": [], "secrets": [], "alarms": []}
     assert s3.get_object(Bucket=bucket, Key="runs/one/checkpoint.json")["Body"].read() == b"kept"
     snapshots = cluster.moto.client("rds").describe_db_snapshots()["DBSnapshots"]

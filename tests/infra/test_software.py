@@ -19,14 +19,15 @@ def sources(tmp_path: Path) -> Path:
     (folder / "build/lib/jobs/deleted.py").touch()
     copy_sources(folder)
     (folder / "infra").mkdir()
-    (folder / "infra/software").write_bytes((INFRA / "software").read_bytes())
+    for name in ("software", "cluster.py"):
+        (folder / "infra" / name).write_bytes((INFRA / name).read_bytes())
     return folder
 
 
 def test_builds_at_once_are_equal_and_hold_nothing_of_an_earlier_one(sources: Path, tmp_path: Path) -> None:
     before = sorted(sources.rglob("*"))
     made = [tmp_path / "first", tmp_path / "second"]
-    command = [sys.executable, sources / "infra/software", "build", "--no-dependencies"]
+    command = [sys.executable, "-B", sources / "infra/software", "build", "--no-dependencies"]
     builds = [
         subprocess.Popen([*command, "--folder", folder, "--variables", folder.with_suffix(".json")]) for folder in made
     ]
