@@ -3,9 +3,10 @@
 import json
 import os
 import subprocess
-import time
 import urllib.parse
 from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from nodes.metadata import metadata
 from nodes.places import ENVIRONMENT, HOME, SECRETS
@@ -68,19 +69,32 @@ def server_command(address: str, bucket: str) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    """Serve until the server ends or the database's password is another one; systemd starts it again."""
-    secret = database_secret()
-    command = server_command(metadata("local-ipv4") or "127.0.0.1", os.environ["PIXELCNN_BUCKET"])
-    with subprocess.Popen(command, env=os.environ | server_environment(secret)) as server:
+def is_rotated(secret: str) -> bool:
+    """Whether the database has another password now; not while Secrets Manager can't be asked."""
+    try:
+        return database_secret() != secret
+    except (BotoCoreError, ClientError) as error:
+        print(f"the database's password can't be asked for ({error}); asked again in {WATCH_SECONDS} s", flush=True)
+        return False
+
+
+def serve(command: list[str], environment: dict[str, str], secret: str) -> None:
+    """Run the server until it ends or the database's password is another one."""
+    with subprocess.Popen(command, env=environment) as server:
         while server.poll() is None:
             try:
                 server.wait(WATCH_SECONDS)
             except subprocess.TimeoutExpired:
-                if database_secret() != secret:
+                if is_rotated(secret):
                     print("the database's password was rotated; starting again with the new one", flush=True)
                     server.terminate()
-        time.sleep(1)
+
+
+def main() -> None:
+    """Serve; systemd starts what has ended again."""
+    secret = database_secret()
+    command = server_command(metadata("local-ipv4") or "127.0.0.1", os.environ["PIXELCNN_BUCKET"])
+    serve(command, os.environ | server_environment(secret), secret)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What runs on machines and needs none: idle guard, metrics, shard cache, the database's URL, Ray's starts."""
 
+import itertools
 import json
 import os
 import shutil
@@ -10,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from nodes import idle_guard, instance_store, metrics, ray_node
-from nodes.mlflow_server import database_url
+from nodes import idle_guard, instance_store, metrics, mlflow_server, ray_node
 from tests.conftest import free_port
 
 
@@ -110,9 +111,29 @@ def test_shard_cache_is_the_instances_own_disk_or_a_folder(
 
 def test_database_url_is_tls_and_takes_any_password() -> None:
     secret = json.dumps({"username": "mlflow", "password": "a/b:c@d e%", "port": 5432})
-    url = database_url("db.example", secret)
+    url = mlflow_server.database_url("db.example", secret)
     assert url == "postgresql+psycopg2://mlflow:a%2Fb%3Ac%40d%20e%25@db.example:5432/mlflow?sslmode=require"
-    assert database_url("", "").startswith("sqlite:////")
+    assert mlflow_server.database_url("", "").startswith("sqlite:////")
+
+
+def test_a_rotated_password_ends_the_server_also_where_secrets_manager_was_away_before(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    away = EndpointConnectionError(endpoint_url="https://secretsmanager")
+    answers = itertools.chain([away, "old"], itertools.repeat("new"))
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(mlflow_server, "database_secret", ask)
+    monkeypatch.setattr(mlflow_server, "WATCH_SECONDS", 0.1)
+    mlflow_server.serve(["sleep", "250"], dict(os.environ), "old")
+    first, second, *_ = capfd.readouterr().out.splitlines()
+    assert first.startswith("the database's password can't be asked for (Could not connect to the endpoint URL: ")
+    assert second == "the database's password was rotated; starting again with the new one"
 
 
 @pytest.mark.parametrize(("node_at", "starts"), [(1, 1), (2, 2), (9, 3)])
