@@ -139,12 +139,32 @@ def exists(url: str) -> bool:
         return True
 
 
+def files_below(root: Path) -> list[Path]:
+    """Sorted files below the folder, links followed but for those to a folder that they lie in; none without it.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    found: list[Path] = []
+    for name, inner, files in os.walk(root, onerror=refuse, followlinks=True):
+        folder = Path(name)
+        above = (folder.resolve(), *folder.resolve().parents)
+        inner[:] = [one for one in inner if not ((folder / one).is_symlink() and (folder / one).resolve() in above)]
+        found += [folder / one for one in files if (folder / one).is_file()]
+    return sorted(found)
+
+
 def names_below(url: str) -> list[str]:
     """Sorted paths, relative to the URL, of every object or file below it; empty where there is nothing."""
     with _explained(url):
         if not is_s3(url):
             root = Path(url)
-            return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+            return sorted(path.relative_to(root).as_posix() for path in files_below(root))
         bucket, key = _split(url)
         prefix = key.rstrip("/") + "/" if key else ""
         found: list[str] = []

@@ -11,6 +11,7 @@ from pipeline.config import Data
 from pipeline.errors import UserError
 from pipeline.sources.pixels import from_array
 from pipeline.sources.source import Source, SourceImage, require_no_held_out_classes
+from pipeline.storage import files_below
 
 RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -33,7 +34,7 @@ def open_cifar10(data: Data, path: Path) -> Source:
 
 def _files(path: Path) -> dict[str, bytes]:
     if path.is_dir():
-        return {file.name: file.read_bytes() for file in path.rglob("*") if file.suffix in (".bin", ".txt")}
+        return {file.name: file.read_bytes() for file in files_below(path) if file.suffix in (".bin", ".txt")}
     try:
         with tarfile.open(path) as tar:
             members = [member for member in tar if member.isfile()]

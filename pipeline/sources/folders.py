@@ -19,6 +19,7 @@ from pipeline.sources.source import (
     lone_split,
     require_no_held_out_classes,
 )
+from pipeline.storage import files_below
 
 
 def open_class_folders(data: Data, path: Path) -> Source:
@@ -88,7 +89,7 @@ def _is_image(file: Path) -> bool:
 
 def _images_below(data: Data, root: Path, folder: Path, label: int) -> Iterator[SourceImage]:
     """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
-    for file in sorted(folder.rglob("*")):
+    for file in files_below(folder):
         inner = file.relative_to(root)
         if _is_image(file) and not any(part.startswith(".") for part in inner.parts):
             load = functools.partial(_from_file, str(file), data)

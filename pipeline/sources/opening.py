@@ -29,8 +29,17 @@ def open_source(data: Data) -> Source:
     """The images that `data.source` names, in a fixed order.
 
     Raises:
-        UserError: the source isn't there or isn't laid out as data.source_format says.
+        UserError: the source isn't there, can't be read or isn't laid out as data.source_format says.
     """
+    try:
+        return _opened(data)
+    except PermissionError as error:
+        raise UserError(
+            f"data.source {data.source}: {error.filename} can't be read ({error.strerror}); permit it"
+        ) from error
+
+
+def _opened(data: Data) -> Source:
     if data.source_format == "digits":
         return open_digits(data)
     if not data.source:

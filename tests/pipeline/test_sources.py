@@ -1,8 +1,11 @@
+import errno
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +140,43 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     assert names_of(folder_config(tmp_path, holdout_fraction=0.3)) == before
     flat = names_of(folder_config(tmp_path, source_format="folder", holdout_fraction=0.3))
     assert sum(map(len, flat.values())) == 9
+
+
+@pytest.mark.parametrize("source_format", ["class-folders", "folder"])
+def test_links_are_followed_wherever_they_lead(source_format: str, tmp_path: Path) -> None:
+    """A split or a class chosen by links, and a link that would lead round for ever."""
+    class_folders(tmp_path / "all", 8)
+    config = folder_config(tmp_path, source_format=source_format)
+    (tmp_path / "images").symlink_to(tmp_path / "all")
+    expected = names_of(config)
+    (tmp_path / "images").unlink()
+    (tmp_path / "images/val").mkdir(parents=True)
+    (tmp_path / "images/train").symlink_to(tmp_path / "all/train")
+    for name in ("cat", "dog"):
+        (tmp_path / "images/val" / name).symlink_to(tmp_path / "all/val" / name)
+    (tmp_path / "all/train/cat/round").symlink_to(tmp_path / "all/train")
+    (tmp_path / "all/train/cat/a folder.png").mkdir()
+    assert names_of(config) == expected
+    assert sum(map(len, expected.values())) == 13
+
+
+@pytest.mark.parametrize("name", ["images/train", "images/train/dog"])
+def test_a_folder_that_can_not_be_read_is_named_rather_than_left_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "images", 8)
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        """As for a person without the right; tests may run as root, whom nothing is forbidden."""
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    told = rf"data\.source .*/images: .*/{name} can't be read \(Permission denied\); permit it"
+    with pytest.raises(UserError, match=told):
+        prepare(folder_config(tmp_path))
 
 
 def names_of(config: Config) -> dict[str, list[str]]:
