@@ -73,5 +73,5 @@ test-infra: .venv/installed-dev .venv-checkov/installed ## Terraform in moto, it
 ci: ## what CI runs
 	.ci/run
 
-clean: ## remove the demo's data, runs and MLflow files (not .venv)
-	rm -rf data runs mlflow.db mlartifacts
+clean: ## remove the demo's data and run; others and what MLflow keeps stay
+	rm -rf data/digits runs/digits
