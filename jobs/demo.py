@@ -17,7 +17,7 @@ def job(config: Config) -> None:
     measured = run_evaluation(config)
     drawn = run_sampling(config)
     print(
-        f"\n{config.evaluate.split}: {in_words(measured)} over {measured['images']:,.0f} images\n"
+        f"\n{config.evaluated_split}: {in_words(measured)} over {measured['images']:,.0f} images\n"
         f"grid, a row a class: {join(drawn['url'], 'samples.png')}\n"
         "MLflow: make ui"
     )

@@ -1,4 +1,4 @@
-"""Likelihood of a split: `python -m jobs.evaluate digits --evaluate.split val`."""
+"""Likelihood of a split: `python -m jobs.evaluate digits --evaluate.split train`."""
 
 import sys
 
@@ -15,7 +15,7 @@ def job(config: Config) -> None:
     result = run_evaluation(config)
     print(read(join(result["report"], MARKDOWN_NAME)).decode())
     print(
-        f"{config.run.name} at step {result['step']:,} on {config.evaluate.split}: "
+        f"{config.run.name} at step {result['step']:,} on {config.evaluated_split}: "
         f"{in_words(result, 6)}, over {result['images']:,.0f} images of {result['data_version']} "
         f"({', '.join(f'{name} {value!r}' for name, value in result.items() if name.startswith('sum_of_'))})"
     )

@@ -177,8 +177,8 @@ class Evaluation(Section):
     """What `evaluate` measures."""
 
     prefix: ClassVar[str] = "evaluate."
-    split: str = "val"
-    """Split whose every image is evaluated once."""
+    split: str = ""
+    """Split whose every image is evaluated once; nothing: data.val_split."""
     batch_size: int = Field(default=100, ge=1)
     """Images a forward pass of one worker; the sum doesn't depend on the number of workers."""
     conditional: bool = True
@@ -281,6 +281,11 @@ class Config(Section):
                     "gated-pixelcnn with model.condition_dropout above 0"
                 )
         return self
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split that `evaluate` measures."""
+        return self.evaluate.split or self.data.val_split
 
     @property
     def dims(self) -> int:

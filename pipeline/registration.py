@@ -128,7 +128,7 @@ def register(config: Config) -> Registered:
     """
     require_density(config)
     registry = Registry(default_tracking_uri(), config.tracking.register_as or config.data.name)
-    manifest = load_manifest(config, config.evaluate.split)
+    manifest = load_manifest(config, config.evaluated_split)
     with newest_sound(run_url_of(config)) as checkpoint:
         if checkpoint is None:
             raise UserError(
@@ -164,7 +164,7 @@ def register(config: Config) -> Registered:
 
 def _figures(config: Config, manifest: Manifest, checkpoint: Checkpoint, registry: Registry) -> Figures:
     """The measure of the checkpoint's own step, from MLflow or by an evaluation."""
-    step, split = checkpoint.state.step, config.evaluate.split
+    step, split = checkpoint.state.step, config.evaluated_split
     measured: dict[str, Any] = {}
     run_id = registry.run_id(identity_of(config))
     # A model trained without its condition now and then may have been evaluated either way under the same name.

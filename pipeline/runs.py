@@ -86,7 +86,7 @@ def run_evaluation(config: Config) -> dict[str, Any]:
 
     Gives the step, the data version, the metrics without their prefix, and as `report` the report's folder.
     """
-    manifest = load_manifest(config, config.evaluate.split)
+    manifest = load_manifest(config, config.evaluated_split)
     step = _require_checkpoint(config)
     url = join(run_url_of(config), "evaluation")
     found = run_on_workers(config, _evaluate_on_worker, config, url)
@@ -174,7 +174,7 @@ def _train_on_worker(worker: RayWorker, argument: tuple[Config, RunIdentity]) ->
 
 def _evaluate_on_worker(worker: RayWorker, config: Config) -> dict[str, Any]:
     model, _ = _averaged_model(config, worker)
-    manifest = load_manifest(config, config.evaluate.split)
+    manifest = load_manifest(config, config.evaluated_split)
     parts = Breakdown.empty(manifest, worker.device) if isinstance(model, DensityModel) else None
     started = time.perf_counter()
     measured = evaluate(config, manifest, model, worker, config.evaluate.batch_size, parts)

@@ -13,14 +13,15 @@ from pipeline.breakdown import Breakdown
 from pipeline.config import Config
 from pipeline.evaluate import Measured, evaluate
 from pipeline.manifest import load_manifest
+from pipeline.prepare import prepare
 from pipeline.presets import PRESETS
 from pipeline.report import JSON_NAME, MARKDOWN_NAME, PICTURE_NAME, Report
 from pipeline.runs import run_evaluation
 from pipeline.storage import names_below
-from tests.conftest import LocalWorker
+from tests.conftest import LocalWorker, tiny_config
 from tests.pipeline.test_breakdown import manifest_of
 from tests.pipeline.test_model_kinds import of_kind
-from tests.pipeline.test_train import fit
+from tests.pipeline.test_train import changed, fit
 
 
 def report_of(classes: int = 3, bits: float = 4.0, **manifest: object) -> Report:
@@ -58,6 +59,15 @@ def test_evaluation_writes_its_report_and_puts_it_on_the_run(digits: Config) -> 
     assert run.data.metrics["evaluate_val/bits_per_dim_ci95_low"] < told["bits_per_dim"]
     there = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "evaluation/step-000000012-val")]
     assert sorted(path.rsplit("/", 1)[1] for path in there) == names_below(told["report"])
+
+
+def test_the_split_that_training_evaluates_is_evaluated_unless_another_is_named(tmp_path: Path) -> None:
+    """As cifar10's, whose val_split is test."""
+    config = tiny_config(tmp_path, data={"val_split": "test"}, cluster={"num_workers": 0}, run={"sample_interval": 100})
+    prepare(config)
+    fit(config)
+    assert run_evaluation(config)["report"].endswith("/runs/tiny/evaluation/step-000000012-test")
+    assert run_evaluation(changed(config, evaluate={"split": "train"}))["images"] == 1797 - 179
 
 
 def test_a_model_without_a_likelihood_reports_its_measure_alone(digits: Config) -> None:
