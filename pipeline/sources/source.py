@@ -77,6 +77,6 @@ def lone_split(data: Data, path: Path | str, split: str) -> UserError:
     other = next(name for name in fields if name != split)
     return UserError(
         f"data.source {path}: {split} is there, {other} is not; name the other split as it is called there by "
-        f"--{fields[other]}, or give what to hold a share out of alone; if {split} is no split there, give it another "
-        f"name by --{fields[split]}"
+        f"--{fields[other]}, or give the images of {split} alone, to hold a share of them out; if {split} is no split "
+        f"there, give it another name by --{fields[split]}"
     )

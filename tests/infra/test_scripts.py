@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import free_port
 from tests.infra.conftest import INFRA, terraform_environment
 
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 NAMED = {"region": "us-east-1", "name": "pixelcnn"}
 WHOLE = NAMED | {
     "bucket": "pixelcnn-1", "head_instance_id": "i-1", "mlflow_instance_id": "i-2", "secrets": {}, "storage": {},
@@ -63,9 +64,6 @@ def said(programs: Path, *words: object) -> str:
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     return run.stderr.splitlines()[-1]
-
-
-SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @pytest.mark.parametrize("script", ["connect", "destroy"])
