@@ -190,7 +190,8 @@ class Sampling(Section):
 
     prefix: ClassVar[str] = "sample."
     count: int = Field(default=100, ge=1)
-    """Images that `sample` draws, classes in turn."""
+    """Images that `sample` draws, classes in turn; what is completed, reconstructed or interpolated is drawn in as many
+    whole rows of grid_columns as fit in, one at least."""
     grid_columns: int = Field(default=10, ge=1)
     """Drawn images in a row of the grid; with labels a row is a class, with an encoder one image of the split."""
     conditional: bool = True
