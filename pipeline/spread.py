@@ -40,7 +40,7 @@ class Spread:
         from pipeline.tasks import map_tasks, own_cluster  # a few images are done before Ray is imported and started
 
         self._open.enter_context(own_cluster())
-        return self._open.enter_context(contextlib.closing(map_tasks(function, items)))
+        return map_tasks(function, items)
 
 
 class ImageProgress:

@@ -1,7 +1,7 @@
 """The door to Ray's tasks: a function for each of many items, over all nodes."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 # First, as it decides on a token, which Ray reads when it is imported.
@@ -35,10 +35,11 @@ def own_cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-def map_tasks(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT]
-) -> Generator[tuple[int, ResultT], None, None]:
+def map_tasks(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[tuple[int, ResultT]]:
     """The index and result of every item as they come; at most two items a CPU of the running cluster are under way.
+
+    Those under way when an error ends it go on until this process ends or its cluster does. They are not cancelled:
+    Ray 2.60 kills the process where a task ends at the moment at which it is cancelled.
 
     Args:
         function: of a module, or a partial of one; items and results are pickled.
@@ -49,17 +50,13 @@ def map_tasks(
     task = ray.remote(num_cpus=1)(_call)
     shared = ray.put(function)
     waiting, running = list(enumerate(items))[::-1], dict[Any, int]()
-    try:
-        while waiting or running:
-            most = TASKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while waiting and len(running) < most:
-                index, item = waiting.pop()
-                running[task.remote(shared, item)] = index
-            for reference in ray.wait(list(running))[0]:
-                yield running.pop(reference), _result(reference)
-    finally:
-        for reference in running:
-            ray.cancel(reference)
+    while waiting or running:
+        most = TASKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        while waiting and len(running) < most:
+            index, item = waiting.pop()
+            running[task.remote(shared, item)] = index
+        for reference in ray.wait(list(running))[0]:
+            yield running.pop(reference), _result(reference)
 
 
 def on_every_node(workers: int, function: Callable[..., ResultT], *arguments: Any) -> list[ResultT]:
