@@ -152,8 +152,8 @@ def files_below(root: Path) -> list[Path]:
 
     found: list[Path] = []
     for name, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        folder = Path(name)
-        above = (folder.resolve(), *folder.resolve().parents)
+        folder, real = Path(name), Path(name).resolve()
+        above = (real, *real.parents)
         inner[:] = [one for one in inner if not ((folder / one).is_symlink() and (folder / one).resolve() in above)]
         found += [folder / one for one in files if (folder / one).is_file()]
     return sorted(found)

@@ -91,7 +91,7 @@ def _images_below(data: Data, root: Path, folder: Path, label: int) -> Iterator[
     """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
     for file in files_below(folder):
         inner = file.relative_to(root)
-        if _is_image(file) and not any(part.startswith(".") for part in inner.parts):
+        if _is_image(file) and not any(part.startswith(".") for part in inner.parent.parts):
             load = functools.partial(_from_file, str(file), data)
             yield SourceImage(inner.as_posix(), label, load)
 
