@@ -40,10 +40,13 @@ def open_class_folders(data: Data, path: Path) -> Source:
     }
     for split, images in found.items():
         if not images:
-            raise UserError(
-                f"data.source {roots[split]}: no images in its class folders; "
-                f"known endings: {', '.join(sorted(IMAGE_SUFFIXES))}"
+            lies_flat = any(_is_image(file) for file in roots[split].iterdir())
+            remedy = (
+                "sort its images into a folder for each class, or set --data.source-format ilsvrc2012 for ImageNet's"
+                if lies_flat
+                else f"known endings: {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
+            raise UserError(f"data.source {roots[split]}: no images in its class folders; {remedy}")
     labels = {image.label for images in found.values() for image in images}
     empty = [name for label, name in enumerate(classes) if label not in labels]
     if empty:
@@ -83,20 +86,24 @@ def _roots(data: Data, path: Path, is_split: Callable[[str], bool]) -> dict[str,
     return {"": path}
 
 
+def image_files(folder: Path) -> Iterator[Path]:
+    """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
+    for file in files_below(folder):
+        if _is_image(file) and not any(part.startswith(".") for part in file.relative_to(folder).parent.parts):
+            yield file
+
+
 def _is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _images_below(data: Data, root: Path, folder: Path, label: int) -> Iterator[SourceImage]:
-    """Image files in whatever subfolders; hidden ones are left by other programs, some with copies of the images."""
-    for file in files_below(folder):
-        inner = file.relative_to(root)
-        if _is_image(file) and not any(part.startswith(".") for part in inner.parent.parts):
-            load = functools.partial(_from_file, str(file), data)
-            yield SourceImage(inner.as_posix(), label, load)
+    for file in image_files(folder):
+        yield SourceImage(file.relative_to(root).as_posix(), label, functools.partial(from_file, str(file), data))
 
 
-def _from_file(file: str, data: Data) -> UInt8[np.ndarray, "h w c"]:
+def from_file(file: str, data: Data) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels of a file, as `pipeline.sources.pixels.decoded` gives and refuses them."""
     try:
         content = Path(file).read_bytes()
     except OSError as error:

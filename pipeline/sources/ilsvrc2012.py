@@ -1,4 +1,4 @@
-"""ILSVRC2012 as it is handed out: a tar of a tar for each class, a flat validation tar, and the development kit."""
+"""ILSVRC2012 as it is handed out: two tars and the development kit, or unpacked, as Kaggle has it."""
 
 import csv
 import functools
@@ -6,7 +6,7 @@ import io
 import re
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,54 +15,89 @@ from jaxtyping import UInt8
 
 from pipeline.config import Data
 from pipeline.errors import UserError
+from pipeline.sources.folders import from_file, image_files
 from pipeline.sources.pixels import decoded
 from pipeline.sources.source import Source, SourceImage, require_no_held_out_classes
 
 TRAIN, VALIDATION, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 LABELS, TRUTH = "LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt"
+UNPACKED = "ILSVRC/Data/CLS-LOC"
 WNID = re.compile(r"n\d{8}")
 SECONDS_BETWEEN_LINES = 20.0
 
+Load = Callable[[], UInt8[np.ndarray, "h w c"]]
+
 
 def open_ilsvrc2012(data: Data, path: Path) -> Source:
-    """The folder of the training and the validation tar, and of the kit or LOC_val_solution.csv with the val labels.
+    """The folder of the two tars, or of the unpacked train/WNID/ and val/, and of what has the labels of val.
 
-    Classes are the WordNet ids in their sorted order. Images are read in place, at their offset in the tar.
+    Classes are the WordNet ids in their sorted order. Images are read where they lie, in a tar at their offset in it.
     """
     require_no_held_out_classes(data, path)
-    for name in (TRAIN, VALIDATION):
-        if not (path / name).is_file():
-            raise UserError(f"data.source {path}: {name} is missing; give the folder that it was downloaded to")
-    train = list(_training_images(path / TRAIN))
+    train, validation = _in_folders(data, path) if _is_unpacked(path) else _in_tars(data, path)
     classes = tuple(sorted({wnid for wnid, *_ in train}))
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     wnid_of = _validation_labels(path)
-    with (path / VALIDATION).open("rb") as file:
-        validation = list(_members(path / VALIDATION, file))
-    for name, *_ in validation:
+    for name, _ in validation:
         if wnid_of.get(Path(name).stem) not in label_of:
             raise UserError(
-                f"data.source {path}: {VALIDATION} holds {name}, whose class is {wnid_of.get(Path(name).stem)} by the "
+                f"data.source {path}: val holds {name}, whose class is {wnid_of.get(Path(name).stem)} by the "
                 "validation labels, and not one of the training classes; use the labels of the same data set"
             )
     return Source(
         classes,
         {
-            data.train_split: [
-                SourceImage(f"{wnid}/{Path(name).name}", label_of[wnid], _at(path / TRAIN, start, size, data))
-                for wnid, name, start, size in train
-            ],
-            data.val_split: [
-                SourceImage(
-                    Path(name).name, label_of[wnid_of[Path(name).stem]], _at(path / VALIDATION, start, size, data)
-                )
-                for name, start, size in validation
-            ],
+            data.train_split: [SourceImage(f"{wnid}/{name}", label_of[wnid], load) for wnid, name, load in train],
+            data.val_split: [SourceImage(name, label_of[wnid_of[Path(name).stem]], load) for name, load in validation],
         },
     )
 
 
-def _at(path: Path, start: int, size: int, data: Data) -> functools.partial[UInt8[np.ndarray, "h w c"]]:
+def _is_unpacked(path: Path) -> bool:
+    return not any((path / name).is_file() for name in (TRAIN, VALIDATION)) and all(
+        (_unpacked(path) / split).is_dir() for split in ("train", "val")
+    )
+
+
+def _unpacked(path: Path) -> Path:
+    return path / UNPACKED if (path / UNPACKED).is_dir() else path
+
+
+def _in_folders(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], list[tuple[str, Load]]]:
+    """WordNet id, name and reading of the training images, name and reading of the validation images."""
+    root = _unpacked(path)
+    found = {split: list(image_files(root / split)) for split in ("train", "val")}
+    for split, files in found.items():
+        if not files:
+            raise UserError(f"data.source {root / split}: no images in it; unpack the data set again")
+    for file in found["train"]:
+        if not WNID.fullmatch(file.parent.name):
+            raise UserError(f"data.source {file}: not in a folder named by a WordNet id; unpack the data set again")
+    return [(file.parent.name, file.name, functools.partial(from_file, str(file), data)) for file in found["train"]], [
+        (file.name, functools.partial(from_file, str(file), data)) for file in found["val"]
+    ]
+
+
+def _in_tars(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], list[tuple[str, Load]]]:
+    """The same of the tars."""
+    for name in (TRAIN, VALIDATION):
+        if not (path / name).is_file():
+            raise UserError(
+                f"data.source {path}: {name} is missing; give the folder that it was downloaded to, or that of the "
+                f"unpacked {UNPACKED}"
+            )
+    with (path / VALIDATION).open("rb") as file:
+        validation = [
+            (Path(name).name, _at(path / VALIDATION, start, size, data))
+            for name, start, size in _members(path / VALIDATION, file)
+        ]
+    return [
+        (wnid, Path(name).name, _at(path / TRAIN, start, size, data))
+        for wnid, name, start, size in _training_images(path / TRAIN)
+    ], validation
+
+
+def _at(path: Path, start: int, size: int, data: Data) -> Load:
     return functools.partial(_from_part, str(path), start, size, data)
 
 
@@ -115,7 +150,10 @@ def _validation_labels(path: Path) -> dict[str, str]:
             rows = [row for row in csv.reader(file) if len(row) == 2 and WNID.match(row[1])]
         return {name: WNID.match(where).group() for name, where in rows}  # type: ignore[union-attr]
     if not (path / KIT).is_file():
-        raise UserError(f"data.source {path}: neither {KIT} nor {LABELS} is there for the labels of {VALIDATION}")
+        raise UserError(
+            f"data.source {path}: neither {KIT} nor {LABELS} is there for the labels of val; lay one of them into it, "
+            "or sort val into a folder for each class and read it as --data.source-format class-folders"
+        )
     return _labels_of_kit(path / KIT)
 
 

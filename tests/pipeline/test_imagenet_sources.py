@@ -142,6 +142,50 @@ def test_real_jpegs_in_ilsvrc_layout_equal_pillow_box(shared_data: Path, tmp_pat
         assert np.array_equal(pixels, expected(file.read_bytes()))
 
 
+@pytest.mark.parametrize("folder", ["ILSVRC/Data/CLS-LOC", ""])
+@pytest.mark.parametrize("with_labels", [with_csv, with_kit])
+def test_ilsvrc2012_unpacked_is_what_its_tars_are(
+    with_labels: Callable[[Path, list[str]], None], folder: str, tmp_path: Path
+) -> None:
+    """Kaggle's folders of training classes beside one of validation images, in which other programs left files."""
+    generator = np.random.default_rng(0)
+    train = {wnid: {f"{wnid}_{index}.JPEG": jpeg(generator) for index in range(3)} for wnid in WNIDS}
+    validation = [(jpeg(generator), wnid) for wnid in WNIDS[::-1]]
+    tars, unpacked = ilsvrc(tmp_path / "tars", train, validation), tmp_path / "unpacked"
+    for wnid, files in train.items():
+        for name, content in files.items():
+            write(str(unpacked / folder / "train" / wnid / name), content)
+    for number, (content, _) in enumerate(validation, start=1):
+        write(str(unpacked / folder / f"val/ILSVRC2012_val_{number:08d}.JPEG"), content)
+    write(str(unpacked / folder / "test/ILSVRC2012_test_00000001.JPEG"), jpeg(generator))
+    write(str(unpacked / folder / "val/.DS_Store"), b"")
+    write(str(unpacked / folder / "train" / WNIDS[0] / ".ipynb_checkpoints/copy.JPEG"), jpeg(generator))
+    prepared = {}
+    for source in (tars, unpacked):
+        with_labels(source, [wnid for _, wnid in validation])
+        config = config_of(tmp_path, source, "ilsvrc2012", url=str(tmp_path / f"prepared-{source.name}"))
+        prepared[source] = prepare(config)
+    assert prepared[unpacked] == prepared[tars]
+    assert {split: manifest.num_images for split, manifest in prepared[unpacked].items()} == {"train": 9, "val": 3}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/n01443537/0.JPEG"], "ILSVRC2012_img_train.tar is missing; give the folder .* or that of the unpacked"),
+        (["train/n01443537/0.JPEG", "val/.DS_Store"], "unpacked/val: no images in it; unpack the data set again"),
+        (["train/0.JPEG", "val/ILSVRC2012_val_00000001.JPEG"], "train/0.JPEG: not in a folder named by a WordNet id"),
+        (["train/n01443537/0.JPEG", "val/ILSVRC2012_val_00000002.JPEG"], "ILSVRC2012_val_00000002.JPEG, whose class"),
+    ],
+)
+def test_what_is_no_unpacked_ilsvrc2012_is_refused(files: list[str], message: str, tmp_path: Path) -> None:
+    for name in files:
+        write(str(tmp_path / "unpacked" / name), jpeg(np.random.default_rng(0)))
+    with_csv(tmp_path / "unpacked", WNIDS[:1])
+    with pytest.raises(UserError, match=message):
+        prepare(config_of(tmp_path, tmp_path / "unpacked", "ilsvrc2012"))
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [

@@ -191,6 +191,20 @@ def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "remedy"),
+    [("", "sort its images into a folder for each class, or set --data.source-format"), ("cat", "known end")],
+)
+def test_a_split_without_images_in_class_folders_is_told_what_to_do(place: str, remedy: str, tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", 8)
+    shutil.rmtree(tmp_path / "images/val")
+    (tmp_path / "images/val" / place).mkdir(parents=True)
+    name = "image.png" if place == "" else "image.gnp"
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/val" / place / name, "PNG")
+    with pytest.raises(UserError, match=rf"images/val: no images in its class folders; {remedy}"):
+        prepare(folder_config(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("ending", "dtype"), [("png", np.uint16), ("tiff", np.uint16), ("tiff", np.int32), ("tiff", np.float32)]
 )
 def test_images_of_more_than_8_bits_are_refused_rather_than_cut_off(ending: str, dtype: type, tmp_path: Path) -> None:
