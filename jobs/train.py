@@ -6,14 +6,14 @@ from pipeline.command_line import run_job
 from pipeline.config import Config
 from pipeline.evaluate import in_words
 from pipeline.learner import run_url_of
-from pipeline.registration import register, require_density, told
+from pipeline.registration import compared_on, register, told
 from pipeline.runs import run_training
 
 
 def job(config: Config) -> None:
     """Train, and tell the last validation measure and where the checkpoints lie; then register the run, if asked to."""
     if config.tracking.register_as:
-        require_density(config)
+        compared_on(config)  # before the training rather than after it
     metrics = run_training(config)
     measured = in_words({name: value for name, value in metrics.items() if name.startswith("val/")})
     print(

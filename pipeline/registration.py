@@ -107,14 +107,19 @@ def config_of_run(run: str) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update={"url": url, "name": name})})
 
 
-def require_density(config: Config) -> None:
-    """Raise UserError where the model has no likelihood, by which versions are compared and images are drawn."""
+def compared_on(config: Config) -> Manifest:
+    """The manifest of evaluate.split, on whose images versions are compared.
+
+    Raises:
+        UserError: the model has no likelihood, by which they are compared, or the split isn't prepared as configured.
+    """
     measure = config.empty_model().measure
     if measure != "nats":
         raise UserError(
             f"model.kind {config.model.kind}: measured by {measure}, it draws no images and has no bits/dim; register "
             "a run of another kind"
         )
+    return load_manifest(config, config.evaluated_split)
 
 
 def register(config: Config) -> Registered:
@@ -126,9 +131,8 @@ def register(config: Config) -> Registered:
     Raises:
         UserError: the model is no density, there is no checkpoint, or MLflow does not answer.
     """
-    require_density(config)
+    manifest = compared_on(config)
     registry = Registry(default_tracking_uri(), config.tracking.register_as or config.data.name)
-    manifest = load_manifest(config, config.evaluated_split)
     with newest_sound(run_url_of(config)) as checkpoint:
         if checkpoint is None:
             raise UserError(

@@ -11,12 +11,13 @@ from typing import Any
 import mlflow
 import pytest
 
+from jobs.train import job as train_job
 from pipeline import registration
 from pipeline.command_line import run_job
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
-from pipeline.registration import Figures, judge, register, require_density
+from pipeline.registration import Figures, compared_on, judge, register
 from pipeline.registry import Version
 from pipeline.run_identity import default_tracking_uri
 from pipeline.tracking import Tracker
@@ -174,7 +175,14 @@ def register_nothing(config: Config) -> None:
 @pytest.mark.parametrize(("kind", "measure"), [("mse-autoencoder", "squared_error"), ("portrait-embedding", "triplet")])
 def test_what_has_no_likelihood_is_refused_by_its_kind(kind: str, measure: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"model.kind {kind}: measured by {measure}.*register a run of another kind"):
-        require_density(of_kind(tiny_config(tmp_path), kind))
+        compared_on(of_kind(tiny_config(tmp_path), kind))
+
+
+def test_a_split_that_is_not_there_is_refused_before_the_training_that_would_be_registered(digits: Config) -> None:
+    asked = changed(digits, tracking={"register_as": "figures"}, evaluate={"split": "test"}, cluster={"num_workers": 0})
+    with pytest.raises(UserError, match=r"/test/manifest.json: no manifest"):
+        train_job(asked)
+    assert not Path(digits.run.url).exists()
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "it's", " ", "-"])
