@@ -30,6 +30,7 @@ from benchmarks.recipe import first_shards
 from benchmarks.words import count, positive, run_script
 from pipeline.calibration import fit_logit_scale
 from pipeline.checkpoint import AVERAGED_NAME, STATE_NAME, WEIGHTS_NAME, State, folder_name, steps_below
+from pipeline.commit import git_commit
 from pipeline.config import Config, changed_result_keys
 from pipeline.drawing import draw_and_write
 from pipeline.errors import UserError
@@ -38,7 +39,7 @@ from pipeline.learner import Learner, run_url_of
 from pipeline.manifest import load_manifest
 from pipeline.precision import on_device
 from pipeline.presets import preset_named
-from pipeline.run_identity import git_commit, identify
+from pipeline.run_identity import identify
 from pipeline.storage import write
 from pipeline.train import train
 

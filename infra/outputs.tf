@@ -19,6 +19,7 @@ output "storage" {
     bucket = module.storage.bucket
     key_id = module.storage.key_id
     alias  = module.storage.key_alias
+    region = var.region
   }
 }
 

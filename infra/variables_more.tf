@@ -134,7 +134,7 @@ variable "node_environment" {
 
 variable "kept_storage" {
   description = "Bucket and key that an earlier `infra/destroy` kept, taken over instead of made; it writes them to kept.auto.tfvars.json."
-  type        = object({ bucket = string, key_id = string, alias = string })
+  type        = object({ bucket = string, key_id = string, alias = string, region = string })
   default     = null
 }
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import uuid
 from dataclasses import dataclass
 
@@ -44,15 +43,6 @@ def sqlite_file(tracking_uri: str) -> str | None:
     """The file of MLflow's runs where the address is of sqlite, None for a server's."""
     path = tracking_uri.partition("?")[0]
     return path.removeprefix(SQLITE) if path.startswith(SQLITE) else None
-
-
-def git_commit() -> str:
-    """The commit of the code that runs, "unknown" where it is no checkout."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
 
 
 def identify(config: Config, manifest: Manifest, run_url: str, git_commit: str) -> RunIdentity:

@@ -9,6 +9,7 @@ from typing import Any
 from models.trainable import DensityModel, TrainableModel
 from pipeline.breakdown import Breakdown
 from pipeline.checkpoint import AVERAGED_NAME, State, folder_name, last_sound, newest_sound, require_same_result
+from pipeline.commit import git_commit
 from pipeline.config import Config
 from pipeline.drawing import draw_and_write, samples_url
 from pipeline.errors import DivergedError, LastingError, StoppedError, UserError
@@ -21,7 +22,7 @@ from pipeline.precision import on_device
 from pipeline.prepare import prepare
 from pipeline.ray_cluster import driver_tags
 from pipeline.report import Report
-from pipeline.run_identity import RunIdentity, git_commit, identify
+from pipeline.run_identity import RunIdentity, identify
 from pipeline.sample_plan import require_fitting
 from pipeline.storage import be_patient, exists, join, read, write
 from pipeline.tracking import Tracker

@@ -112,10 +112,10 @@ class Moto:
             "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region: str = "us-east-1") -> Any:
         """A client of one of its services."""
         return boto3.client(
-            service, endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1", aws_access_key_id="key",
+            service, endpoint_url=f"http://127.0.0.1:{self.port}", region_name=region, aws_access_key_id="key",
             aws_secret_access_key="secret",
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """infra/ in moto destroyed: refused, kept, taken over again, to nothing."""
 
+import json
 import re
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_destroy_refuses_keeps_is_taken_over_and_leaves_nothing(cluster: Cluster
     worker, stranger = start_worker(cluster), cluster.moto.client("ec2").run_instances(
         MinCount=1, MaxCount=1, ImageId=cluster.resources()["aws_instance.head"]["ami"]
     )["Instances"][0]["InstanceId"]  # fmt: skip
-    bucket = cluster.outputs()["bucket"]
+    bucket, storage = (cluster.outputs()[name] for name in ("bucket", "storage"))
     s3 = cluster.moto.client("s3")
     s3.put_object(Bucket=bucket, Key="runs/one/checkpoint.json", Body=b"kept")
 
@@ -117,7 +118,8 @@ def test_destroy_refuses_keeps_is_taken_over_and_leaves_nothing(cluster: Cluster
     assert [bool(re.match(r"pixelcnn-mlflow-\d{4}-", one["DBSnapshotIdentifier"])) for one in snapshots] == [True]
     assert cluster.resources() == {}
 
-    assert Path(cluster.folder, "kept.auto.tfvars.json").exists()
+    assert json.loads(Path(cluster.folder, "kept.auto.tfvars.json").read_text()) == {"kept_storage": storage}
+    assert storage["region"] == "us-east-1"
     taken = cluster.terraform("apply", "-auto-approve", "-input=false", "-no-color", "-target=module.storage")
     assert re.search(r"3 imported, \d+ added, \d+ changed, 0 destroyed", taken), taken[-500:]
     cluster.terraform("apply", "-auto-approve", "-input=false", "-no-color", "-var=mlflow_database_class=")

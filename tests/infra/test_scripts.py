@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port
-from tests.infra.conftest import INFRA, terraform_environment
+from tests.infra.conftest import INFRA, Moto, serving_moto, terraform_environment
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 NAMED = {"region": "us-east-1", "name": "pixelcnn"}
@@ -94,6 +94,60 @@ def test_lacking_credentials_are_one_line(script: str, programs: Path, tmp_path:
     chdir = ["--chdir", with_state(tmp_path / "whole", WHOLE)]
     told = said(programs, script, *chdir, *(words if script == "connect" else []))
     assert told.startswith("AWS: Unable to locate credentials; set it right (AWS_PROFILE, ")
+
+
+def test_a_cluster_that_was_made_in_part_is_told_before_it_is_destroyed(programs: Path, tmp_path: Path) -> None:
+    folder = with_state(tmp_path / "part", {"bucket": "pixelcnn-1"})
+    assert said(programs, "destroy", "--chdir", folder).startswith(
+        f"{folder}: its cluster is not whole, name is missing"
+    )
+
+
+def keep(folder: Path, moto: Moto) -> tuple[str, str]:
+    """Bucket and key as an earlier destroy keeps them, in another region than the environment's."""
+    region = "eu-west-1"
+    key = moto.client("kms", region).create_key()["KeyMetadata"]["KeyId"]
+    moto.client("kms", region).create_alias(AliasName="alias/pixelcnn", TargetKeyId=key)
+    s3, bucket = moto.client("s3", region), "pixelcnn-1"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for _ in range(2):
+        s3.put_object(Bucket=bucket, Key="runs/one/checkpoint.json", Body=b"kept")
+    s3.delete_object(Bucket=bucket, Key="runs/one/checkpoint.json")
+    kept = {"bucket": bucket, "key_id": key, "alias": "alias/pixelcnn", "region": region}
+    with_state(folder, {})
+    (folder / "kept.auto.tfvars.json").write_text(json.dumps({"kept_storage": kept}))
+    return bucket, key
+
+
+def test_what_an_earlier_destroy_kept_is_deleted_when_a_person_is_sure(programs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "destroyed"
+    with serving_moto(tmp_path) as moto:
+        bucket, key = keep(folder, moto)
+
+        def answering(answer: str, *words: str) -> "subprocess.CompletedProcess[str]":
+            return subprocess.run(
+                [sys.executable, INFRA / "destroy", "--chdir", folder, *words], input=answer, capture_output=True,
+                text=True, check=False, env=terraform_environment() | moto.environment | {"PATH": str(programs)},
+            )  # fmt: skip
+
+        assert "there is nothing to destroy" in answering(f"{bucket}\n").stderr
+        unsure = answering("yes\n", "--delete-data")
+        assert unsure.returncode == 1
+        assert unsure.stderr.startswith("what an earlier destroy kept was not deleted; type the bucket's name")
+        names = [one["Name"] for one in moto.client("s3").list_buckets()["Buckets"]]
+        assert names == [bucket]
+
+        kms, s3 = moto.client("kms", "eu-west-1"), moto.client("s3", "eu-west-1")
+        versions = s3.list_object_versions(Bucket=bucket)
+        assert (len(versions["Versions"]), len(versions["DeleteMarkers"])) == (2, 1)
+        deleted = answering(f"{bucket}\n", "--delete-data")
+        assert deleted.returncode == 0, deleted.stderr
+        assert f"s3://{bucket} is deleted; its key is in 7 days" in deleted.stdout
+        assert s3.list_buckets()["Buckets"] == []
+        assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+        assert kms.list_aliases(KeyId=key)["Aliases"] == []
+        assert "there is nothing to destroy" in answering("", "--delete-data").stderr
 
 
 @pytest.mark.parametrize("taken", ["ray", "mlflow", "grafana"])

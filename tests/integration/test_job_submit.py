@@ -46,6 +46,7 @@ def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
     assert (home / "runs/digits/step-000000020/checkpoint.json").is_file()
     (run,) = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").search_runs(["1"])
     assert run.data.tags["ray_job_id"].startswith("raysubmit_")
+    assert run.data.tags["git_commit"] == "told with the job"
     assert run.data.tags["cluster"].endswith(f":{head['GCS_PORT']}")
 
 
@@ -58,6 +59,6 @@ for _ in range(120):
     except OSError:
         time.sleep(0.5)
 ray, *words = sys.argv[1:]
-job = [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", "digits", *words]
-sys.exit(subprocess.run(job).returncode)
+submit = [ray, "job", "submit", "--working-dir", ".", "--metadata-json", '{"git_commit": "told with the job"}']
+sys.exit(subprocess.run([*submit, "--", "python", "-m", "jobs.train", "digits", *words]).returncode)
 """
