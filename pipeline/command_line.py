@@ -17,7 +17,7 @@ from pipeline.cost import describe
 from pipeline.errors import StoppedError, UserError
 from pipeline.model_config import GatedPixelCNNModel, Model, PortraitModel
 from pipeline.presets import PRESETS, preset_named
-from pipeline.storage import MissingObjectError, absolute_url, read
+from pipeline.storage import MissingObjectError, absolute_url, input_url, read
 
 RULE = re.compile(r"[\u2500\u256d\u256e\u2570\u256f+\- ]{3,}")
 REGISTER_KEY = "--tracking.register-as"
@@ -98,7 +98,7 @@ def _config_of_file(path: str) -> Config:
     """The configuration in a JSON file, as `search` writes its best and MLflow keeps each run's."""
     place = f"--config {path!r}"
     try:
-        return config_of_json(read(absolute_url(path)), place)
+        return config_of_json(read(input_url(path)), place)
     except (MissingObjectError, OSError) as error:
         raise UserError(f"{place}: no configuration ({error}); name a JSON file of one") from error
 
@@ -161,8 +161,10 @@ def with_absolute_urls(config: Config) -> Config:
     folders = {name: getattr(config.data, name) for name in ("url", "cache_folder")}
     data = config.data.model_copy(update={name: absolute_url(url) for name, url in folders.items() if url})
     run = config.run.model_copy(update={"url": absolute_url(config.run.url)})
-    named = {name: getattr(config.sample, name) for name in ("url", "mse_run", "vectors")}
+    named = {name: getattr(config.sample, name) for name in ("url", "mse_run")}
     sample = config.sample.model_copy(update={name: absolute_url(url) for name, url in named.items() if url})
+    if sample.vectors:
+        sample = sample.model_copy(update={"vectors": input_url(sample.vectors)})
     model = config.model
     if isinstance(model, PortraitModel) and model.embedding_run:
         model = model.model_copy(update={"embedding_run": absolute_url(model.embedding_run)})

@@ -74,6 +74,16 @@ def absolute_url(url: str) -> str:
     return os.path.abspath(home / Path(url).expanduser())
 
 
+def input_url(url: str) -> str:
+    """The same of what is only read: if it came with the submitted job, it is in that job's own folder.
+
+    Raises:
+        UserError: see `absolute_url`.
+    """
+    here = os.path.abspath(Path(url).expanduser())
+    return here if "://" not in url and os.path.exists(here) else absolute_url(url)
+
+
 def join(url: str, *parts: str) -> str:
     """The URL of something below `url`."""
     return "/".join([url.rstrip("/"), *parts])

@@ -12,7 +12,7 @@ from pipeline.sources.ilsvrc2012 import open_ilsvrc2012
 from pipeline.sources.npz import open_npz
 from pipeline.sources.source import Source
 from pipeline.sources.tars import open_tars
-from pipeline.storage import is_s3
+from pipeline.storage import input_url, is_s3
 
 OF_A_PATH = {
     "cifar10-binary": open_cifar10,
@@ -50,7 +50,7 @@ def _opened(data: Data) -> Source:
         return open_tars(data)
     if is_s3(data.source):
         raise UserError(f"data.source {data.source}: {data.source_format} is read from folders only; copy it to one")
-    path = Path(data.source).expanduser().absolute()
+    path = Path(input_url(data.source))
     if not path.exists():
         raise UserError(f"data.source {data.source}: no such file or folder; correct the path")
     if path.is_file() and data.source_format in FOLDERS:

@@ -7,6 +7,7 @@ from pipeline.command_line import parse, run_job
 from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
+from pipeline.storage import JOB_VARIABLE
 
 
 def refuse(config: Config) -> None:
@@ -96,6 +97,21 @@ def test_relative_paths_are_those_of_the_folder_where_the_job_was_started(
     assert run_job("jobs.test", "Test.", taken.append, words) == 0
     flat = flatten(taken[0])
     assert {flat[name] for name in (*names, "model.embedding_run")} == {str(tmp_path / "here")}
+
+
+def test_a_submitted_job_reads_what_came_with_it_and_writes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    (tmp_path / "mine.json").write_text(PRESETS["digits"].config.model_dump_json())
+    (tmp_path / "h.npy").touch()
+    taken: list[Config] = []
+    words = ["--config", "mine.json", "--sample.vectors", "h.npy"]
+    assert run_job("jobs.test", "Test.", taken.append, words) == 0
+    assert taken[0].sample.vectors == str(tmp_path / "h.npy")
+    assert taken[0].run.url == str(tmp_path / "home/pixelcnn-ray/runs")
 
 
 def test_dry_run_prints_configuration_size_and_cost_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,20 @@ def test_relative_folders_become_absolute_and_leave_a_submitted_jobs_folder(
     assert storage.absolute_url("/abs") == "/abs"
 
 
+def test_what_came_with_a_submitted_job_is_read_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert storage.input_url("best.json") == str(tmp_path / "best.json")
+    monkeypatch.setenv(storage.JOB_VARIABLE, "{}")
+    assert storage.input_url("best.json") == str(tmp_path / "home/pixelcnn-ray/best.json")
+    (tmp_path / "best.json").touch()
+    assert storage.input_url("best.json") == str(tmp_path / "best.json")
+    assert storage.input_url("~/none") == str(tmp_path / "home/none")
+    assert storage.input_url("s3://b/p/") == "s3://b/p"
+    with pytest.raises(UserError, match="gs://bucket: only s3://"):
+        storage.input_url("gs://bucket")
+
+
 def test_full_disk_is_told_and_leaves_nothing_half_written(small_disk: Path) -> None:
     storage.write(f"{small_disk}/small", b"x" * 1000)
     with pytest.raises(UserError, match="large: the disk is full; free space"):
