@@ -1,5 +1,6 @@
 """A run's newest checkpoint as a version of a registered model: measured, packed, and set against the champion."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.evaluate import in_words
 from pipeline.learner import run_url_of
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.registry import WEIGHTS_TAG, ModelFiles, Registry, Version, find_run
-from pipeline.run_identity import default_tracking_uri
+from pipeline.run_identity import URI_VARIABLE, default_tracking_uri
 from pipeline.runs import identity_of, run_evaluation
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -63,11 +64,12 @@ class Registered:
 
 
 def told(registered: Registered) -> str:
-    """What a person reads of it."""
+    """What a person reads of it; the file of runs is named where nothing else does, as jobs may run elsewhere."""
+    where = "" if os.environ.get(URI_VARIABLE) else f"{URI_VARIABLE}={shlex.quote(default_tracking_uri())} "
     uri = shlex.quote(f"models:/{registered.name}@{registered.alias}")
     return (
         f"registered {registered.name} version {registered.version} as {registered.alias} ({registered.reason}): "
-        f"{registered.figures.text}; serve it by `mlflow models serve -m {uri} --env-manager local`"
+        f"{registered.figures.text}; serve it by `{where}mlflow models serve -m {uri} --env-manager local`"
     )
 
 

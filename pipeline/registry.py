@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.mlflow_run import KEY_TAG, require_server
 from pipeline.packing import pack
-from pipeline.run_identity import RunIdentity, sqlite_file
+from pipeline.run_identity import URI_VARIABLE, RunIdentity, sqlite_file
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -230,8 +230,15 @@ def _told(tracking_uri: str) -> Iterator[Any]:
         raise UserError(f"{error}; run the same command again once it answers") from error
     import mlflow
 
+    named = os.environ.get(URI_VARIABLE)
     try:
+        os.environ[URI_VARIABLE] = tracking_uri  # a client looks up models:/ there, wherever it is a client of
         yield mlflow.MlflowClient(tracking_uri)
     except mlflow.MlflowException as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"MLflow at {tracking_uri} refused: {reason}; put it right and try again") from error
+    finally:
+        if named is None:
+            del os.environ[URI_VARIABLE]
+        else:
+            os.environ[URI_VARIABLE] = named

@@ -12,6 +12,7 @@ from pipeline.storage import MissingObjectError, absolute_url, is_s3, join, read
 LONGEST_PARAM = 6000
 """Characters that MLflow takes of a param's value."""
 SQLITE = "sqlite:///"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 NO_PARAM = "run.name"
 """MLflow has it as the run's name; as a param it would stand among what differs between compared runs."""
 
@@ -34,7 +35,7 @@ class RunIdentity:
 
 def default_tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the sqlite file mlflow.db; either file lies from where the job was started."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    uri = os.environ.get(URI_VARIABLE) or f"{SQLITE}mlflow.db"
     file = sqlite_file(uri)
     return f"{SQLITE}{absolute_url(file)}{uri.removeprefix(SQLITE + file)}" if file else uri
 

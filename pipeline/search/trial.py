@@ -24,6 +24,7 @@ from pipeline.checkpoint import adopt, folder_name, steps_below
 from pipeline.config import Config
 from pipeline.cost import training_flops
 from pipeline.learner import run_url_of
+from pipeline.run_identity import URI_VARIABLE
 from pipeline.runs import run_training
 from pipeline.search.places import TellPlaces
 from pipeline.search.record import ENDED, load_record
@@ -55,7 +56,7 @@ class Plan:
 
 def run_trial(values: dict[str, Any], plan: Plan) -> None:
     """Tell again what is kept of the trial, then train on; its process takes no CPU beside its workers'."""
-    os.environ["MLFLOW_TRACKING_URI"] = plan.tracking_uri
+    os.environ[URI_VARIABLE] = plan.tracking_uri
     name, values = plan.named(tune.get_context().get_trial_id(), values)
     config, record = trial_config(plan.config, values, name), load_record(plan.url, name)
     telling = Telling(config, is_population(plan.config))

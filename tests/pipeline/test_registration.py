@@ -17,9 +17,10 @@ from pipeline.command_line import run_job
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.manifest import load_manifest
-from pipeline.registration import Figures, compared_on, judge, register
+from pipeline.registration import Figures, compared_on, judge, register, told
 from pipeline.registry import Version
 from pipeline.run_identity import default_tracking_uri
+from pipeline.storage import JOB_VARIABLE
 from pipeline.tracking import Tracker
 from tests.conftest import tiny_config
 from tests.pipeline.test_model_kinds import of_kind
@@ -141,6 +142,29 @@ def test_without_a_champion_and_beside_one_without_figures() -> None:
         "challenger",
         "version 3, the champion, has no figures to compare with; move the alias by hand",
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's own, of its own types
+def test_a_submitted_job_registers_in_the_file_that_its_runs_are_in(
+    digits: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That lies in ~/pixelcnn-ray, where MLflow looks for none by itself."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "home/pixelcnn-ray").mkdir(parents=True)
+    config = changed(digits, cluster={"num_workers": 0}, run={"sample_interval": 100})
+    fit(config)
+    registered = register(config)
+    uri = f"sqlite:///{tmp_path}/home/pixelcnn-ray/mlflow.db"
+    assert f"serve it by `MLFLOW_TRACKING_URI={uri} mlflow models serve -m models:/digits@" in told(registered)
+    client = mlflow.MlflowClient(uri)
+    assert client.get_model_version_by_alias("digits", registered.alias).version == 1
+    assert not list(folder.iterdir())
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 def test_runs_that_can_not_be_named_are_told(digits: Config, capsys: pytest.CaptureFixture[str]) -> None:
