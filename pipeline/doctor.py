@@ -158,11 +158,12 @@ def tracking(reports: Sequence[NodeReport]) -> Finding:
 
 
 def shards(manifest: Manifest, config: Config) -> Finding:
-    """Whether there are shards enough to mix and to share between workers."""
+    """Whether there are shards enough for an evaluation's workers to read others."""
     workers, count = max(1, config.cluster.num_workers), len(manifest.shards)
     found = f"{count} shards of {manifest.split} for {workers} workers"
     if count < workers:
-        return Finding("shards", "warn", found, "prepare with fewer data.records_per_shard: jobs share work by shards")
+        remedy = "prepare with fewer data.records_per_shard: an evaluation reads a shard on each worker that shares it"
+        return Finding("shards", "warn", found, remedy)
     return Finding("shards", "pass", found)
 
 
