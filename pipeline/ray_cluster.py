@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -75,12 +76,14 @@ def _start_own(cpus: int) -> None:
         RuntimeError: it did not come up in TRIES tries.
     """
     others = set(psutil.Process().children(recursive=True))
+    program = shlex.quote(sys.executable)  # Ray has a shell start its workers with the path as it is
+    environment = {"py_executable": program} if program != sys.executable else None
     for count in range(1, TRIES + 1):
         try:
             with _inherited(UNNEEDED):
                 ray.init(
                     address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR,
-                    log_to_driver=False,
+                    log_to_driver=False, runtime_env=environment,
                 )  # fmt: skip
             return
         except Exception as error:
