@@ -239,6 +239,6 @@ def _told(tracking_uri: str) -> Iterator[Any]:
         raise UserError(f"MLflow at {tracking_uri} refused: {reason}; put it right and try again") from error
     finally:
         if named is None:
-            del os.environ[URI_VARIABLE]
+            os.environ.pop(URI_VARIABLE, None)
         else:
             os.environ[URI_VARIABLE] = named
