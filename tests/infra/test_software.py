@@ -1,6 +1,8 @@
 """What `infra/software build` makes, as far as all its builds share a folder of sources."""
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -47,18 +49,13 @@ def test_builds_at_once_are_equal_and_hold_nothing_of_an_earlier_one(sources: Pa
     first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in made)
     assert first == second
     (wheel,) = made[0].glob("pixelcnn_ray-*.whl")
-    assert f"+g{git(sources, 'rev-parse', 'of-wheel')}-" in wheel.name
+    commit = git(sources, "rev-parse", "of-wheel")
+    assert f"+g{commit}-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
     assert "jobs/train.py" in names
     assert "jobs/deleted.py" not in names
     assert sorted(sources.rglob("*")) == before
 
-
-def test_runs_of_the_wheel_know_the_commit_that_last_changed_it(sources: Path, tmp_path: Path) -> None:
-    (sources / "pipeline/worker.py").write_text("# changed\n")
-    command = [sys.executable, "-B", sources / "infra/software", "build", "--no-dependencies"]
-    subprocess.run([*command, "--folder", tmp_path / "made", "--variables", tmp_path / "made.json"], check=True)
-    (wheel,) = (tmp_path / "made").glob("pixelcnn_ray-*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "there"]
     subprocess.run([*pip, wheel], check=True)
     asked = "from pipeline.commit import git_commit; print(git_commit())"
@@ -66,4 +63,17 @@ def test_runs_of_the_wheel_know_the_commit_that_last_changed_it(sources: Path, t
         [sys.executable, "-c", asked], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "there")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert told.stdout.strip() == f"{git(sources, 'rev-parse', 'of-wheel')}-dirty"
+    assert told.stdout.strip() == commit, "what a run of the wheel is tagged with"
+
+
+def test_a_wheel_of_changed_sources_says_so(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(sources / "infra")
+    ending = runpy.run_path(str(sources / "infra/software"))["commit"]
+    commit = git(sources, "rev-parse", "of-wheel")
+    assert ending() == f"+g{commit}"
+    (sources / "notes.txt").write_text("not of the wheel")
+    assert ending() == f"+g{commit}"
+    (sources / "pipeline/worker.py").write_text("# changed\n")
+    assert ending() == f"+g{commit}.dirty"
+    shutil.rmtree(sources / ".git")
+    assert ending() == ""

@@ -23,7 +23,7 @@ def foreground() -> Iterator[None]:
 
 @pytest.fixture
 def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
-    """Starts `python -m NAME ...` in the repository.
+    """Starts `python -m NAME ...`, or another program than this Python, in the repository.
 
     What still runs when the test is over is ended, and its output is in the test's report.
     """
@@ -33,9 +33,9 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         environment.pop(name, None)
     jobs: list[Job] = []
 
-    def start(*words: str, **changes: str) -> Job:
+    def start(*words: str, program: str = sys.executable, **changes: str) -> Job:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", *words], cwd=ROOT, env=environment | changes, stdout=subprocess.PIPE,
+            [program, "-u", "-m", *words], cwd=ROOT, env=environment | changes, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         jobs.append(Job(process))

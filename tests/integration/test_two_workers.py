@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,15 @@ def _require_the_same_images_after_a_kill(
 def test_errors_of_workers_are_one_line_and_end_the_run_as_failed(
     s3: str, tmp_path: Path, run_job: Callable[..., tuple[int, str]]
 ) -> None:
+    """Of an environment in a path with a space, which Ray's own shell would not start workers in."""
+    (tmp_path / "my folder").symlink_to(sys.prefix)
     client = mlflow.MlflowClient()  # makes the sqlite tables, which a worker that ends here must not leave half made
     words = words_for(s3, "failing", 40, 20)
     assert run_job("jobs.prepare", "digits", *words)[0] == 0
     shard = f"{s3}/data/train/shard-000003.tar"
     content = storage.read(shard)
     storage.write(shard, content[:-1024])
-    status, told = run_job("jobs.train", "digits", *words)
+    status, told = run_job("jobs.train", "digits", *words, program=str(tmp_path / "my folder/bin/python"))
     assert status == 1
     assert told.splitlines()[-1].startswith(f"error: {shard}: truncated or altered, {len(content) - 1024} bytes where")
     assert "Traceback" not in told

@@ -1,11 +1,8 @@
 """Where a run's driver says that it is, and a cluster that does not come up."""
 
 import json
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -61,21 +58,3 @@ def test_a_cluster_that_does_not_come_up_is_told_after_its_tries(
     for process in left[-1:]:
         process.kill()
         process.wait()
-
-
-STARTED = """
-from pipeline.ray_cluster import ray, start_cluster
-
-start_cluster(1)
-# As Ray Train's workers have variables of their own: a shell starts these.
-answer = ray.remote(lambda: "answered").options(runtime_env={"env_vars": {"A": "1"}})
-print(ray.get(answer.remote()))
-"""
-
-
-def test_workers_start_where_the_environments_path_has_a_space(tmp_path: Path) -> None:
-    (tmp_path / "my folder").symlink_to(sys.prefix)
-    variables = {name: value for name, value in os.environ.items() if name not in AUTH_VARIABLES}
-    words = [tmp_path / "my folder/bin/python", "-c", STARTED]
-    told = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
-    assert told.stdout == "answered\n", told.stderr
