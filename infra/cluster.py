@@ -25,10 +25,15 @@ def outputs(chdir: Path, *wanted: str) -> dict[str, Any]:
     """Terraform's outputs that have a value, or end with a line where one that is wanted has none."""
     found = json.loads(terraform(chdir, "output", "-json", output=True))
     told = {key: entry["value"] for key, entry in found.items() if entry["value"] is not None}
+    require(chdir, told, *wanted)
+    return told
+
+
+def require(chdir: Path, told: dict[str, Any], *wanted: str) -> None:
+    """End with a line where an output that is wanted has no value."""
     if missing := [key for key in wanted if key not in told]:
         why = f"its cluster is not whole, {missing[0]} is missing" if told else "no cluster in Terraform's state"
         sys.exit(f"{chdir}: {why}; run `terraform -chdir=infra apply` to its end first")
-    return told
 
 
 @contextlib.contextmanager

@@ -1,12 +1,10 @@
 """The commit of the code that runs: of a checkout, of a submitted folder, or of a wheel of `infra/software`."""
 
-import json
-import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from pipeline.storage import JOB_VARIABLE
+from pipeline.submitted_job import job_metadata
 
 
 def git_commit() -> str:
@@ -14,8 +12,7 @@ def git_commit() -> str:
 
     The submitter of a folder tells it by `ray job submit --metadata-json '{"git_commit": "..."}'`: Ray leaves .git out.
     """
-    job = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
-    return job.get("metadata", {}).get("git_commit") or commit_of(Path(__file__)) or _of_wheel() or "unknown"
+    return job_metadata().get("git_commit") or commit_of(Path(__file__)) or _of_wheel() or "unknown"
 
 
 def commit_of(file: Path) -> str:

@@ -1,7 +1,6 @@
 """The Ray cluster that this process works on: the one that it is told of, or one of its own."""
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -20,9 +19,9 @@ if "ray" not in sys.modules and not AUTH_VARIABLES & os.environ.keys():
 
 import psutil
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from pipeline.errors import UserError
+from pipeline.submitted_job import job_metadata
 
 TRIES = 3
 UNNEEDED = {
@@ -121,10 +120,9 @@ def driver_tags() -> dict[str, str]:
     if address is None:
         return {"cluster": "local", "ray_job_id": "none"}
     named = os.environ.get("PIXELCNN_CLUSTER") or os.environ.get("RAY_CLUSTER_NAME")
-    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
     return {
         "cluster": named or (f"auto on {socket.gethostname()}" if address == "auto" else address),
-        "ray_job_id": job.get("metadata", {}).get("job_submission_id", "none"),
+        "ray_job_id": job_metadata().get("job_submission_id", "none"),
     }
 
 

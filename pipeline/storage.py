@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LastingError, UserError
-
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in a submitted job, whose working folder is a copy that Ray removes."""
+from pipeline.submitted_job import JOB_VARIABLE
 
 READ_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""

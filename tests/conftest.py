@@ -129,6 +129,12 @@ def tracked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
+def git(folder: Path, *words: str) -> str:
+    """What git says of the folder, as somebody who may commit."""
+    command = ["git", "-C", str(folder), "-c", "user.name=Test", "-c", "user.email=test@example.org", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def dying_at(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
     """The function, at whose call of that number, from 0, the work ends as by a kill."""
     calls = itertools.count()

@@ -34,7 +34,8 @@ def open_ilsvrc2012(data: Data, path: Path) -> Source:
     Classes are the WordNet ids in their sorted order. Images are read where they lie, in a tar at their offset in it.
     """
     require_no_held_out_classes(data, path)
-    train, validation = _in_folders(data, path) if _is_unpacked(path) else _in_tars(data, path)
+    root = _unpacked(path)
+    train, validation = _in_folders(data, root) if root else _in_tars(data, path)
     classes = tuple(sorted({wnid for wnid, *_ in train}))
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     wnid_of = _validation_labels(path)
@@ -53,19 +54,16 @@ def open_ilsvrc2012(data: Data, path: Path) -> Source:
     )
 
 
-def _is_unpacked(path: Path) -> bool:
-    return not any((path / name).is_file() for name in (TRAIN, VALIDATION)) and all(
-        (_unpacked(path) / split).is_dir() for split in ("train", "val")
-    )
+def _unpacked(path: Path) -> Path | None:
+    """The folder of train/ and val/, where there are no tars."""
+    if any((path / name).is_file() for name in (TRAIN, VALIDATION)):
+        return None
+    root = path / UNPACKED if (path / UNPACKED).is_dir() else path
+    return root if all((root / split).is_dir() for split in ("train", "val")) else None
 
 
-def _unpacked(path: Path) -> Path:
-    return path / UNPACKED if (path / UNPACKED).is_dir() else path
-
-
-def _in_folders(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], list[tuple[str, Load]]]:
+def _in_folders(data: Data, root: Path) -> tuple[list[tuple[str, str, Load]], list[tuple[str, Load]]]:
     """WordNet id, name and reading of the training images, name and reading of the validation images."""
-    root = _unpacked(path)
     found = {split: list(image_files(root / split)) for split in ("train", "val")}
     for split, files in found.items():
         if not files:
@@ -73,9 +71,8 @@ def _in_folders(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], li
     for file in found["train"]:
         if not WNID.fullmatch(file.parent.name):
             raise UserError(f"data.source {file}: not in a folder named by a WordNet id; unpack the data set again")
-    return [(file.parent.name, file.name, functools.partial(from_file, str(file), data)) for file in found["train"]], [
-        (file.name, functools.partial(from_file, str(file), data)) for file in found["val"]
-    ]
+    train = [(file.parent.name, file.name, _whole(file, data)) for file in found["train"]]
+    return train, [(file.name, _whole(file, data)) for file in found["val"]]
 
 
 def _in_tars(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], list[tuple[str, Load]]]:
@@ -91,10 +88,15 @@ def _in_tars(data: Data, path: Path) -> tuple[list[tuple[str, str, Load]], list[
             (Path(name).name, _at(path / VALIDATION, start, size, data))
             for name, start, size in _members(path / VALIDATION, file)
         ]
-    return [
+    train = [
         (wnid, Path(name).name, _at(path / TRAIN, start, size, data))
         for wnid, name, start, size in _training_images(path / TRAIN)
-    ], validation
+    ]
+    return train, validation
+
+
+def _whole(file: Path, data: Data) -> Load:
+    return functools.partial(from_file, str(file), data)
 
 
 def _at(path: Path, start: int, size: int, data: Data) -> Load:

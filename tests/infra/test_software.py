@@ -10,13 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import git
 from tests.infra.conftest import INFRA
 from tests.infra.test_image import copy_sources
-
-
-def git(sources: Path, *words: str) -> str:
-    named = ["git", "-C", str(sources), "-c", "user.name=Test", "-c", "user.email=test@example.org", *words]
-    return subprocess.run(named, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pipeline.command_line import parse, run_job
 from pipeline.config import Config, flatten
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
-from pipeline.storage import JOB_VARIABLE
+from pipeline.submitted_job import JOB_VARIABLE
 
 
 def refuse(config: Config) -> None:

@@ -1,19 +1,14 @@
 """Which commit a run is tagged with, wherever its code came from; a wheel's: tests/infra/test_software.py."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline import commit
 from pipeline.commit import commit_of, git_commit
-from pipeline.storage import JOB_VARIABLE
-
-
-def git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), "-c", "user.name=Test", "-c", "user.email=test@example.org", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+from pipeline.submitted_job import JOB_VARIABLE
+from tests.conftest import git
 
 
 def test_a_checkout_has_a_commit_only_for_the_files_that_it_tracks(tmp_path: Path) -> None:

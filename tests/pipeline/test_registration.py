@@ -20,7 +20,7 @@ from pipeline.manifest import load_manifest
 from pipeline.registration import Figures, compared_on, judge, register, told
 from pipeline.registry import Version
 from pipeline.run_identity import default_tracking_uri
-from pipeline.storage import JOB_VARIABLE
+from pipeline.submitted_job import JOB_VARIABLE
 from pipeline.tracking import Tracker
 from tests.conftest import tiny_config
 from tests.pipeline.test_model_kinds import of_kind

@@ -8,6 +8,7 @@ import pytest
 from pipeline import storage
 from pipeline.arrow_storage import filesystem_of
 from pipeline.errors import UserError
+from pipeline.submitted_job import JOB_VARIABLE
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -92,7 +93,7 @@ def test_relative_folders_become_absolute_and_leave_a_submitted_jobs_folder(
     monkeypatch.chdir(tmp_path)
     assert storage.absolute_url("runs") == str(tmp_path / "runs")
     assert storage.absolute_url("s3://b/p/") == "s3://b/p"
-    monkeypatch.setenv(storage.JOB_VARIABLE, "{}")
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert storage.absolute_url("runs") == str(tmp_path / "home" / "pixelcnn-ray" / "runs")
     assert storage.absolute_url("/abs") == "/abs"
@@ -102,7 +103,7 @@ def test_what_came_with_a_submitted_job_is_read_from_there(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert storage.input_url("best.json") == str(tmp_path / "best.json")
-    monkeypatch.setenv(storage.JOB_VARIABLE, "{}")
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
     assert storage.input_url("best.json") == str(tmp_path / "home/pixelcnn-ray/best.json")
     (tmp_path / "best.json").touch()
     assert storage.input_url("best.json") == str(tmp_path / "best.json")
