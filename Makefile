@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py.
-BY_FILE := --dist loadfile --no-loadscope-reorder
+# A file of tests to a process: its fixtures are made once. Files in the order of tests/conftest.py. After a crash the
+# tests under way end the run: for a process started anew pytest-xdist 3.8 may wait for ever (its issues 1323, 1378).
+BY_FILE := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # All cores compile what pip would with one; what a package has for a newer Python can't be, and pip passes over it, too.
 define INSTALL
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '$(1)'

@@ -1,11 +1,14 @@
 """Jobs as a person starts them: processes of their own, on real Ray, S3 and MLflow."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,16 @@ def foreground() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Callable[..., Any]]:
+    """Calls functions in a process that may be a driver of Ray, one for a file's tests.
+
+    `ray.shutdown` leaves threads of Ray behind, and takes the handlers by which pytest tells where a process crashed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *given: pool.submit(function, *given).result()
 
 
 @pytest.fixture
