@@ -16,6 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+OPERATOR = f"pixelcnn_ray::{__name__.replace('.', '_')}"
+"""Name of the scan for torch, of this module alone: a registered model brings a copy of it, and torch would free an
+operator whose name is taken by another, under those who call it.
+"""
+
 
 class StateToState(nn.Module):
     """The state-to-state convolution, without a mask: hidden states of the step before to all four gates.
@@ -109,7 +114,7 @@ def _empty_results(inputs: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tens
     return hidden, gates, cells, seen
 
 
-@torch.library.custom_op("pixelcnn_ray::lstm_scan", mutates_args=())
+@torch.library.custom_op(OPERATOR, mutates_args=())
 def _scan(inputs: Tensor, kernel: Tensor, diagonal: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hidden states in raster order; and for backward, step after step, gates, cells and the hidden states read.
 
@@ -149,7 +154,7 @@ def _(inputs: Tensor, kernel: Tensor, diagonal: bool) -> tuple[Tensor, Tensor, T
     return _empty_results(inputs, kernel)
 
 
-@torch.library.custom_op("pixelcnn_ray::lstm_scan_backward", mutates_args=())
+@torch.library.custom_op(f"{OPERATOR}_backward", mutates_args=())
 def _scan_backward(
     grad_hidden: Tensor, kernel: Tensor, gates: Tensor, cells: Tensor, seen: Tensor, rows: int, diagonal: bool
 ) -> tuple[Tensor, Tensor]:

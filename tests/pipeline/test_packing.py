@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from models.lstm_scan import lstm_scan
 from pipeline import packing
 from pipeline.packing import pack
 
@@ -46,3 +48,18 @@ def test_other_code_gets_another_name(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "ours" / "top.py").write_text("import ours.below\n")
     with pytest.raises(AssertionError, match="can't be packed"):
         pack("ours.top", tmp_path / "third")
+
+
+def test_operators_of_a_packed_copy_and_of_this_checkout_stay_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack("models.lstm_scan", tmp_path)
+    source = packed.folder / "models" / "lstm_scan.py"
+    above, below = source.read_text().rsplit("return hidden, ", 1)
+    source.write_text(f"{above}return hidden + 1, {below}")
+    inputs, kernel = torch.randn(2, 3, 3, 1, 8), torch.randn(1, 3, 2, 8)
+    here = lstm_scan(inputs, kernel, diagonal=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = importlib.import_module(packed.module)
+    assert torch.equal(copy.lstm_scan(inputs, kernel, diagonal=False), here + 1)
+    assert torch.equal(lstm_scan(inputs, kernel, diagonal=False), here)
