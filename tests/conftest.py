@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jaxtyping
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # MLflow's server else starts ten processes for jobs of its own, 200 MB each.
@@ -122,11 +125,33 @@ def digits(tmp_path: Path, prepared_digits: Path) -> Config:
     return tiny_config(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's sqlite file with its tables, which take seconds to make, made once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    file = folder / "empty.db"
+    with filelock.FileLock(folder / "empty.lock"):
+        if not file.exists():
+            making = folder / "making.db"
+            MlflowClient(f"sqlite:///{making}").search_experiments()
+            with contextlib.closing(sqlite3.connect(making)) as tables, tables:
+                tables.execute("DELETE FROM experiments")  # Default, whose artifacts would lie beside the first test's
+            making.rename(file)
+    return file
+
+
 @pytest.fixture(autouse=True)
-def tracked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's sqlite file and every relative folder below the test's own."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def tracked_here(
+    empty_tracking: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """MLflow's sqlite file is the test's own, and gone with it."""
+    folder = tmp_path_factory.mktemp("tracked")
+    shutil.copyfile(empty_tracking, folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    yield
+    shutil.rmtree(folder, ignore_errors=True)  # a killed job's process may still write there
 
 
 def git(folder: Path, *words: str) -> str:

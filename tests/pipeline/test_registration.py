@@ -172,12 +172,13 @@ def test_runs_that_can_not_be_named_are_told(digits: Config, capsys: pytest.Capt
         assert run_job("jobs.register", "Test.", register_nothing, [run], config_of_run) == 1
         return capsys.readouterr().err.splitlines()[-1]
 
-    file = default_tracking_uri().removeprefix("sqlite:///")
+    file = Path(default_tracking_uri().removeprefix("sqlite:///"))
+    file.unlink()
     assert refused("tiny") == (
         f"error: RUN 'tiny': no preset, and no run either, as MLflow's file {file} isn't there; start where it was "
         "started, or set MLFLOW_TRACKING_URI"
     )
-    assert not Path(file).exists()
+    assert not file.exists()
     for key in ("a", "b"):
         identity = replace(identity_of(digits), key=key)
         Tracker(identity).close("FINISHED")
