@@ -122,7 +122,7 @@ class Run(Section):
 
     prefix: ClassVar[str] = "run."
     name: str = "digits"
-    """Name of the run; the same name goes on where it stopped."""
+    """Name of the run; the same name goes on where it stopped. jobs.search takes search.name instead."""
     url: str = Field(default="runs", min_length=1)
     """Folder or s3://bucket/prefix under which each run has a folder of its name."""
     log_interval: int = Field(default=20, ge=1)
