@@ -57,6 +57,8 @@ def prepare(config: Config) -> dict[str, Manifest]:
         raise UserError(
             f"data.train_split and data.val_split are both {config.data.val_split!r}: give the two splits two names"
         )
+    if config.data.source:
+        print(f"looking for images in {config.data.source}", flush=True)  # a million files take minutes
     source = open_source(config.data)
     if len(source.classes) != config.data.num_classes:
         raise UserError(

@@ -139,12 +139,15 @@ def test_ilsvrc2012_unpacked_is_what_its_tars_are(
         (["train/n01443537/0.JPEG", "val/ILSVRC2012_val_00000002.JPEG"], "ILSVRC2012_val_00000002.JPEG, whose class"),
     ],
 )
-def test_what_is_no_unpacked_ilsvrc2012_is_refused(files: list[str], message: str, tmp_path: Path) -> None:
+def test_what_is_no_unpacked_ilsvrc2012_is_refused(
+    files: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in files:
         write(str(tmp_path / "unpacked" / name), jpeg(np.random.default_rng(0)))
     with_csv(tmp_path / "unpacked", WNIDS[:1])
     with pytest.raises(UserError, match=message):
         prepare(config_of(tmp_path, tmp_path / "unpacked", "ilsvrc2012"))
+    assert capsys.readouterr().out == f"looking for images in {tmp_path / 'unpacked'}\n"
 
 
 @pytest.mark.parametrize(
