@@ -29,7 +29,7 @@ def test_a_process_that_crashes_ends_the_tests_with_the_name_of_its_own(tmp_path
     passing = "import os, time\n\n" + "".join(f"def test_{number}():\n    time.sleep(0.5)\n\n" for number in range(3))
     for number in range(7):
         (tmp_path / f"test_{number}.py").write_text(passing)
-    (tmp_path / "test_0.py").write_text(f"{passing}def test_crash():\n    os.abort()\n\n\ndef test_after(): pass\n")
+    (tmp_path / "test_0.py").write_text(f"{passing}def test_crash():\n    os._exit(1)\n\n\ndef test_after(): pass\n")
     told = subprocess.run(["make", "-n", "-f", MAKEFILE, "test"], capture_output=True, text=True, check=True).stdout
     (options,) = re.findall(r"-m pytest (.*) -m ", told)
     command = [sys.executable, "-m", "pytest", *shlex.split(options), "-p", "no:cacheprovider"]
