@@ -28,7 +28,7 @@ def foreground() -> Iterator[None]:
 def driver() -> Iterator[Callable[..., Any]]:
     """Calls functions in a process that may be a driver of Ray, one for a file's tests.
 
-    `ray.shutdown` leaves threads of Ray behind, and takes the handlers by which pytest tells where a process crashed.
+    `ray.shutdown` takes away the handlers by which pytest tells where its process crashed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield lambda function, *given: pool.submit(function, *given).result()
