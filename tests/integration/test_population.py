@@ -53,6 +53,8 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
 
     weak_told, strong_told = Path(plan.url, "weak-told"), Path(plan.url, "strong-told")
     if name == "member0":
+        # Tune pauses who reports while another one has still to begin, and starts it anew later.
+        wait_until(Path(plan.url, "member1-starts").exists, PATIENCE, "member1's start")
         tell(4.1, 50.0)
         weak_told.touch()
         wait_until(strong_told.exists, PATIENCE, "member1's report")
