@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
-from pipeline.ray_cluster import first_line, last_line
+from pipeline.ray_cluster import first_line, is_own, last_line
 
 # isort: split
 import ray
@@ -15,9 +15,10 @@ import torch
 from ray._private.state import state as ray_state
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
 
 from pipeline.checkpoint import steps_below
 from pipeline.config import Cluster
@@ -183,17 +184,37 @@ class _PresentNodesPolicy(ElasticScalingPolicy):
         )
 
 
+class _OwnClusterPolicy(FixedScalingPolicy):
+    """Asks for no nodes: that takes an actor for whose process the controller waits, and here none are to be had."""
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        """Nothing is asked for."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nor later."""
+
+
+LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
+"""Callbacks of Ray's that start a process beside each run.
+
+One deals out Ray datasets, of which there are none. One frees the places of a run whose controller died: Ray does so at
+the driver's end, and pipeline/search/places.py in a search.
+"""
+
+
 class Trainer(TorchTrainer):
-    """Ray's trainer with our policy where the number of workers is a range, and without an actor for Ray Data."""
+    """Ray's trainer with our policies, and without processes that nobody needs."""
 
     def _register_sigint_handler(self, controller: object) -> None:
         """Leave Ctrl-C to who calls: Ray's answer ends the workers, and this process with status 1, without a word."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Ray's own but one, which starts a process beside each group to deal out Ray datasets: there are none."""
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        """Ray's own, but for those that are not needed."""
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **parts: object) -> ray.train.Result:
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = _PresentNodesPolicy(self.scaling_config)
+        elif is_own():
+            parts["scaling_policy"] = _OwnClusterPolicy(self.scaling_config)
         return super()._initialize_and_run_controller(**parts)

@@ -2,8 +2,8 @@
 
 The workers of a run have their places in a placement group, which Ray keeps until the whole job ends. Ray Train's own
 helper removes it when the run's controller has died, but asks the dashboard, which a cluster on one machine may not
-have, and doesn't find where several clusters are on one machine. It then asks for ever, a process of 200 MB for each
-trial that was stopped, so it is ended, too.
+have, and doesn't find where several clusters are on one machine; it then asks for ever, a process of 200 MB for each
+trial that was stopped. So pipeline.ray_controller leaves it out.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ import pipeline.ray_cluster  # noqa: F401
 # isort: split
 import ray
 from ray._private.state import state as ray_state
-from ray.actor import ActorHandle
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Queue
@@ -36,9 +34,7 @@ class TellPlaces(WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Called by Ray Train's controller in its own process."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        callbacks = [found for found in worker_group._callbacks if isinstance(found, PlacementGroupCleanerCallback)]
-        helpers = [found._cleaner for found in callbacks if found._cleaner]
-        self._taken.put((ray.get_runtime_context().get_actor_id(), group, helpers))
+        self._taken.put((ray.get_runtime_context().get_actor_id(), group))
 
 
 @contextlib.contextmanager
@@ -56,14 +52,12 @@ def places_freed() -> Iterator[Queue]:
 
 
 def _watch(taken: Queue, over: threading.Event) -> None:
-    runs: list[tuple[str, PlacementGroup, list[ActorHandle[Any]]]] = []
+    runs: list[tuple[str, PlacementGroup]] = []
     while not over.is_set():
         with contextlib.suppress(queue.Empty):
             runs.append(taken.get(timeout=LOOK_SECONDS))
         for run in list(runs):
-            controller, group, helpers = run
+            controller, group = run
             if ray_state.actor_table(controller).get("State", "DEAD") == "DEAD":
                 remove_placement_group(group)
-                for helper in helpers:
-                    ray.kill(helper)
                 runs.remove(run)

@@ -62,6 +62,10 @@ def test_killed_worker_and_killed_driver_end_with_the_undisturbed_weights(
     words = words_for(s3, "killed", steps, 50)
     victim = start_job("jobs.train", "digits", *words)
     victim.wait_for("step 75/")
+    assert {process.cmdline()[0].split(".")[0].strip() for process in victim.processes("ray::")} == {
+        "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_Letters", "ray::TrainController",
+        "ray::SynchronizationActor", "ray::RayTrainWorker",
+    }  # fmt: skip
     victim.workers()[-1].kill()
     victim.wait_for("going on from")
     assert re.search(r"worker \d was lost", victim.told)
