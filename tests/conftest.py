@@ -193,11 +193,12 @@ def has_settled(starter: "subprocess.Popen[bytes]", log: Path) -> bool:
 
 
 @contextlib.contextmanager
-def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *words: str) -> Iterator[None]:
-    """A head that lasts as long as this, started anew where Ray gave up on it: it gives its agent 15 s to come up."""
+def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *words: str) -> Iterator[Path]:
+    """The folder of a head that lasts as long as this, started anew where Ray gave up on it, as on a slow agent."""
+    files = Path(f"/tmp/ray-{gcs}")  # no longer, as the paths of Ray's sockets have a limit
     command = [
         BIN / "ray", "start", "--head", "--block", "--port", str(gcs), "--dashboard-port", str(dashboard),
-        "--dashboard-agent-listen-port", str(free_port()), *words,
+        "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", files, *words,
     ]  # fmt: skip
     for _ in range(3):
         with log.open("w") as output:
@@ -205,12 +206,13 @@ def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *
         try:
             wait_until(functools.partial(has_settled, process, log), 90, "the head")
             if process.poll() is None:
-                yield
+                yield files
                 return
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)  # asked to end with its GCS, a node would wait 30 s for it
             process.wait(60)
+            shutil.rmtree(files, ignore_errors=True)
     raise AssertionError(log.read_text())
 
 

@@ -92,9 +92,7 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(JOIN_SECONDS),
     }  # fmt: skip
-    words = [
-        "--num-cpus", "0", "--temp-dir", f"/tmp/ray-{gcs}", "--autoscaling-config", str(tmp_path / "autoscaler.yaml"),
-    ]  # fmt: skip
+    words = ["--num-cpus", "0", "--autoscaling-config", str(tmp_path / "autoscaler.yaml")]
     starting = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     joining = {key: value for key, value in starting.items() if key != "RAY_enable_autoscaler_v2"}
 
@@ -102,10 +100,10 @@ def head(cluster: Cluster, tmp_path: Path) -> Iterator[Head]:
         of_kind = config["available_node_types"][kind]["resources"]
         return ["--num-gpus", str(int(of_kind["GPU"])), "--num-cpus", str(int(of_kind["CPU"]))]
 
-    with contextlib.closing(proxy), ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words):
+    with contextlib.closing(proxy), ray_head(gcs, dashboard, starting, tmp_path / "head.log", *words) as files:
         raylets = RayletsForInstances(cluster.moto.client("ec2"), f"127.0.0.1:{gcs}", resources, joining, tmp_path)
         with contextlib.closing(raylets):
-            made = Head(environment, config, proxy, Path(f"/tmp/ray-{gcs}/session_latest/logs"))
+            made = Head(environment, config, proxy, files / "session_latest" / "logs")
             wait_until(lambda: bool(made.nodes()) and listening(dashboard), 90, "the head")
             yield made
 

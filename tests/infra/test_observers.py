@@ -31,20 +31,16 @@ EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in pan
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of clients of a head with token auth, whose files lie where the configuration says."""
-    gcs, files = free_port(), Path(f"/tmp/ray-{os.getpid()}")
+    gcs = free_port()
     (tmp_path / "token").write_text(TOKEN)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW"))} | {
         "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "1000", "PATH": f"{BIN}:{os.environ['PATH']}",
     }  # fmt: skip
-    try:
-        words = ["--num-cpus", "2", "--temp-dir", str(files)]
-        with ray_head(gcs, free_port(), environment, tmp_path / "head.log", *words):
-            wait_until((files / "prom_metrics_service_discovery.json").exists, 90, "Ray's list of nodes")
-            yield environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "FILES": str(files)}
-    finally:
-        shutil.rmtree(files, ignore_errors=True)
+    with ray_head(gcs, free_port(), environment, tmp_path / "head.log", "--num-cpus", "2") as files:
+        wait_until((files / "prom_metrics_service_discovery.json").exists, 90, "Ray's list of nodes")
+        yield environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "FILES": str(files)}
 
 
 @pytest.fixture

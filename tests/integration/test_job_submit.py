@@ -26,8 +26,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }  # fmt: skip
     for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
-    words = ["--num-cpus", "2", "--temp-dir", f"/tmp/ray-{gcs}"]
-    with ray_head(gcs, dashboard, environment, tmp_path / "head.log", *words):
+    with ray_head(gcs, dashboard, environment, tmp_path / "head.log", "--num-cpus", "2"):
         yield environment
 
 

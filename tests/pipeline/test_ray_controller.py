@@ -16,8 +16,10 @@ from pipeline.ray_cluster import ray  # decides on a token before Ray is importe
 
 # isort: split
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import state
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, scaling_policy
 
 from pipeline.ray_controller import CheckpointBeforeResize, FailureCount, Trainer, set_timeouts
 from pipeline.storage import write
@@ -125,24 +127,47 @@ def test_places_on_dead_and_draining_nodes_are_not_counted(monkeypatch: pytest.M
     assert policy._count_possible_workers(reserved) == 2
 
 
-def test_a_range_of_workers_gets_our_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("workers", "is_own", "policy"),
+    [
+        (2, False, type(None)), (2, True, ray_controller._OwnClusterPolicy),
+        ((1, 2), False, ray_controller._PresentNodesPolicy), ((1, 2), True, ray_controller._PresentNodesPolicy),
+    ],
+)  # fmt: skip
+def test_a_range_of_workers_and_a_cluster_of_this_process_get_our_policies(
+    workers: int | tuple[int, int], is_own: bool, policy: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(
         ray.train.torch.TorchTrainer, "_initialize_and_run_controller", lambda self, **parts: given.update(parts)
     )
-    for workers, ours in ((2, False), ((1, 2), True)):
-        trainer = Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=workers))
-        trainer._initialize_and_run_controller(scaling_policy=None)
-        assert isinstance(given["scaling_policy"], ray_controller._PresentNodesPolicy) is ours
+    monkeypatch.setattr(ray_controller, "is_own", lambda: is_own)
+    trainer = Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=workers))
+    trainer._initialize_and_run_controller(scaling_policy=None)
+    assert type(given["scaling_policy"]) is policy
 
 
-def test_all_of_rays_callbacks_are_there_but_the_one_that_starts_a_process_for_ray_data() -> None:
+def test_on_a_cluster_of_this_process_nobody_is_asked_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(requester: str) -> None:
+        pytest.fail(f"{requester} asks for nodes")
+
+    monkeypatch.setattr(scaling_policy, "TrainAutoscalingCoordinatorClient", asked)
+    policy = ray_controller._OwnClusterPolicy(ray.train.ScalingConfig(num_workers=2))
+    policy.after_controller_start(None)
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert decision == ResizeDecision(num_workers=2, resources_per_worker={"CPU": 1})
+    assert policy.make_decision_for_running_worker_group(None, None) == NoopDecision()
+    policy.before_controller_abort()
+
+
+def test_all_of_rays_callbacks_are_there_but_those_that_start_a_process_for_nothing() -> None:
     ours, rays = (
         [type(each) for each in trainer(lambda: None)._create_default_callbacks()]
         for trainer in (Trainer, ray.train.torch.TorchTrainer)
     )
     assert len(rays) >= 5
-    assert ours == [each for each in rays if each is not DatasetsCallback] != rays
+    assert {DatasetsCallback, PlacementGroupCleanerCallback} < set(rays)
+    assert ours == [each for each in rays if each not in (DatasetsCallback, PlacementGroupCleanerCallback)]
 
 
 def test_ctrl_c_is_left_to_who_calls() -> None:
