@@ -35,6 +35,12 @@ DRAIN_POLL_SECONDS = "2"
 LEAVE_SECONDS = "5"
 ALLOCATOR = "DefaultCPUAllocator"
 """What torch's message names when the host refuses memory; it is a RuntimeError there."""
+LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
+"""Callbacks of Ray's that start a process beside each run.
+
+One deals out Ray datasets, of which there are none. One frees the places of a run whose controller died: Ray does so at
+the driver's end, and pipeline/search/places.py in a search.
+"""
 
 
 def set_timeouts(cluster: Cluster) -> None:
@@ -192,14 +198,6 @@ class _OwnClusterPolicy(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         """Nor later."""
-
-
-LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
-"""Callbacks of Ray's that start a process beside each run.
-
-One deals out Ray datasets, of which there are none. One frees the places of a run whose controller died: Ray does so at
-the driver's end, and pipeline/search/places.py in a search.
-"""
 
 
 class Trainer(TorchTrainer):
