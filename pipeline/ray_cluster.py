@@ -110,7 +110,7 @@ def _inherited(variables: dict[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def is_own() -> bool:
+def started_here() -> bool:
     """Whether this process has started the cluster that it works on, which then no autoscaler makes larger."""
     node = ray._private.worker._global_node
     return node is not None and bool(node.is_head())

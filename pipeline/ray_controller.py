@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 # First, as it decides on a token, which Ray reads when it is imported.
-from pipeline.ray_cluster import first_line, is_own, last_line
+from pipeline.ray_cluster import first_line, last_line, started_here
 
 # isort: split
 import ray
@@ -213,6 +213,6 @@ class Trainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: object) -> ray.train.Result:
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = _PresentNodesPolicy(self.scaling_config)
-        elif is_own():
+        elif started_here():
             parts["scaling_policy"] = _OwnClusterPolicy(self.scaling_config)
         return super()._initialize_and_run_controller(**parts)

@@ -194,7 +194,7 @@ def has_settled(starter: "subprocess.Popen[bytes]", log: Path) -> bool:
 
 @contextlib.contextmanager
 def ray_head(gcs: int, dashboard: int, environment: dict[str, str], log: Path, *words: str) -> Iterator[Path]:
-    """The folder of a head that lasts as long as this, started anew where Ray gave up on it, as on a slow agent."""
+    """The folder of a head that lasts as long as this, started anew where Ray gave up on it: its agent has 15 s."""
     files = Path(f"/tmp/ray-{gcs}")  # no longer, as the paths of Ray's sockets have a limit
     command = [
         BIN / "ray", "start", "--head", "--block", "--port", str(gcs), "--dashboard-port", str(dashboard),

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.mailbox import Mailbox
 from pipeline.manifest import Manifest
 from pipeline.prepare import prepare
-from pipeline.ray_cluster import UNNEEDED, is_own, ray, start_cluster
+from pipeline.ray_cluster import UNNEEDED, ray, start_cluster, started_here
 from pipeline.tasks import map_tasks, own_cluster
 from tests.conftest import tiny_config
 from tests.pipeline.test_imagenet_sources import config_of, odd_files
@@ -61,19 +61,19 @@ def test_a_cluster_of_this_process_starts_nothing_that_nobody_asked_for(driver: 
     assert {name: inherited.get(name) for name in UNNEEDED} == UNNEEDED
 
 
-def owns_it(_: int) -> bool:
-    return is_own()
+def in_task(_: int) -> bool:
+    return started_here()
 
 
 def of_a_task() -> bool:
-    ((_, told),) = map_tasks(owns_it, [0])
+    ((_, told),) = map_tasks(in_task, [0])
     return told
 
 
 def test_a_cluster_is_its_drivers_own_and_not_a_tasks(driver: Driver, one_cluster: None) -> None:
-    assert driver(is_own)
+    assert driver(started_here)
     assert not driver(of_a_task)
-    assert not is_own()  # of a process without one
+    assert not started_here()  # of a process without one
 
 
 def test_tasks_write_what_one_process_writes(tmp_path: Path, driver: Driver, one_cluster: None) -> None:

@@ -128,20 +128,20 @@ def test_places_on_dead_and_draining_nodes_are_not_counted(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("workers", "is_own", "policy"),
+    ("workers", "started_here", "policy"),
     [
         (2, False, type(None)), (2, True, ray_controller._OwnClusterPolicy),
         ((1, 2), False, ray_controller._PresentNodesPolicy), ((1, 2), True, ray_controller._PresentNodesPolicy),
     ],
 )  # fmt: skip
 def test_a_range_of_workers_and_a_cluster_of_this_process_get_our_policies(
-    workers: int | tuple[int, int], is_own: bool, policy: type, monkeypatch: pytest.MonkeyPatch
+    workers: int | tuple[int, int], started_here: bool, policy: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(
         ray.train.torch.TorchTrainer, "_initialize_and_run_controller", lambda self, **parts: given.update(parts)
     )
-    monkeypatch.setattr(ray_controller, "is_own", lambda: is_own)
+    monkeypatch.setattr(ray_controller, "started_here", lambda: started_here)
     trainer = Trainer(lambda: None, scaling_config=ray.train.ScalingConfig(num_workers=workers))
     trainer._initialize_and_run_controller(scaling_policy=None)
     assert type(given["scaling_policy"]) is policy
