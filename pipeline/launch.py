@@ -22,7 +22,7 @@ from pipeline.allocator import KEEP_FREED_MEMORY
 from pipeline.arrow_storage import filesystem_of
 from pipeline.config import Config
 from pipeline.errors import StoppedError, UserError
-from pipeline.mailbox import ForwardedOutput, Mailbox, Reader
+from pipeline.mailbox import ForwardedOutput, Hear, Mailbox, Reader
 from pipeline.ray_controller import (
     CheckpointBeforeResize,
     EndWhatHangs,
@@ -56,8 +56,10 @@ class RayWorker:
     _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Tell Ray Train how far the run is; a barrier, every rank calls it."""
+        """Tell Ray Train, and who hears on the driver, how far the run is; a barrier, every rank calls it."""
         ray.train.report(metrics)
+        if self.reader:
+            self.reader.mailbox.report(metrics)
 
     def show(self, run: str, metrics: dict[str, float]) -> None:
         """Set Ray's gauges pixelcnn_train_bits_per_dim and the like, which Prometheus reads with Ray's own metrics."""
@@ -94,6 +96,7 @@ def run_on_workers(
     run_url: str,
     *,
     obeys: bool = False,
+    hear: Hear | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Call job(worker, argument) on every worker and give what rank 0 returned.
@@ -104,7 +107,8 @@ def run_on_workers(
         argument: what it gets beside the worker; it is pickled.
         run_url: folder of the run, where Ray Train's hang detector writes.
         obeys: whether the job obeys Orders; SIGTERM and Ctrl-C then become Orders.STOP.
-        callbacks: what else Ray Train's controller calls; for a trial, what tells Ray Tune.
+        hear: called here, in a thread of its own, with what rank 0 reports, where the cluster has workers.
+        callbacks: what else Ray Train's controller calls.
 
     Raises:
         UserError: a worker met one, workers were lost more often than cluster.max_failures, or can't be started.
@@ -139,7 +143,7 @@ def run_on_workers(
     )
     with (
         _stopping(mailbox) if obeys else contextlib.nullcontext(),
-        mailbox.printed() if mailbox else contextlib.nullcontext(),
+        mailbox.delivered(hear) if mailbox else contextlib.nullcontext(),
     ):
         return _fit(trainer)
 

@@ -1,10 +1,10 @@
-"""An actor on the driver's host: workers' lines on their way to the driver, its orders on their way to the workers."""
+"""An actor on the driver's host: what workers print and report on its way to the driver, its orders on theirs back."""
 
 import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pipeline.ray_cluster  # noqa: F401  # first, as it decides on a token, which Ray reads when it is imported
@@ -18,6 +18,9 @@ SECONDS_BETWEEN_READINGS = 0.25
 SECONDS_UNTIL_ORPHANED = 15.0
 """Seconds without an answer after which a worker's driver counts as lost."""
 
+Hear = Callable[[dict[str, float]], object]
+"""What is called on the driver with metrics that rank 0 reports."""
+
 
 class Mailbox:
     """Handle of the actor; it goes to workers and callbacks."""
@@ -29,6 +32,10 @@ class Mailbox:
     def print(self, line: str) -> Any:
         """Have the driver print a line; gives what can be waited for."""
         return self.actor.add_line.remote(line)
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Have the driver hear of a run's metrics; nothing waits for it."""
+        self.actor.add_report.remote(metrics)
 
     def order(self, orders: Orders) -> Any:
         """Tell the workers; gives what can be waited for."""
@@ -54,19 +61,23 @@ class Mailbox:
         return False
 
     @contextlib.contextmanager
-    def printed(self) -> Iterator[None]:
-        """Print the workers' lines while they work, and what is left at the end."""
+    def delivered(self, hear: Hear | None = None) -> Iterator[None]:
+        """Print the workers' lines and have their reports heard while they work, and what is left at the end."""
         ended = threading.Event()
 
-        def print_lines() -> None:
+        def deliver() -> None:
             with contextlib.suppress(ray.exceptions.RayError):  # the actor ends with the cluster
                 last = False
                 while not last:
                     last = ended.wait(0.2)
-                    for line in ray.get(self.actor.take_lines.remote()):
+                    lines, reports = ray.get(self.actor.take.remote())
+                    for line in lines:
                         print(line, flush=True)
+                    if hear:
+                        for metrics in reports:
+                            hear(metrics)
 
-        thread = threading.Thread(target=print_lines, name="worker-lines", daemon=True)
+        thread = threading.Thread(target=deliver, name="letters", daemon=True)
         thread.start()
         try:
             yield
@@ -79,14 +90,19 @@ class Mailbox:
 class _Letters:
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._reports: list[dict[str, float]] = []
         self._orders = 0
 
     def add_line(self, line: str) -> None:
         self._lines.append(line)
 
-    def take_lines(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
+    def add_report(self, metrics: dict[str, float]) -> None:
+        self._reports.append(metrics)
+
+    def take(self) -> tuple[list[str], list[dict[str, float]]]:
+        taken = self._lines, self._reports
+        self._lines, self._reports = [], []
+        return taken
 
     def order(self, orders: int) -> None:
         self._orders |= orders

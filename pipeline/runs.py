@@ -16,6 +16,7 @@ from pipeline.errors import DivergedError, LastingError, StoppedError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.launch import RayWorker, run_on_workers
 from pipeline.learner import run_url_of
+from pipeline.mailbox import Hear
 from pipeline.manifest import MANIFEST_NAME, load_manifest, split_url
 from pipeline.mlflow_run import end_run, last_checkpoint_told
 from pipeline.precision import on_device
@@ -30,7 +31,11 @@ from pipeline.train import train
 
 
 def run_training(
-    config: Config, callbacks: Sequence[Any] = (), tags: Mapping[str, str] | None = None
+    config: Config,
+    *,
+    hear: Hear | None = None,
+    callbacks: Sequence[Any] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train the configuration on its cluster and give the last validation metrics.
 
@@ -38,6 +43,7 @@ def run_training(
 
     Args:
         config: what is trained.
+        hear: called with what rank 0 reports, for a trial of a search.
         callbacks: what else Ray Train's controller calls, for a trial of a search.
         tags: more tags of the MLflow run, for a trial of a search.
 
@@ -51,7 +57,13 @@ def run_training(
     _newest_step(config)
     try:
         reached = run_on_workers(
-            config, _train_on_worker, (config, identity), run_url_of(config), obeys=True, callbacks=callbacks
+            config,
+            _train_on_worker,
+            (config, identity),
+            run_url_of(config),
+            obeys=True,
+            hear=hear,
+            callbacks=callbacks,
         )
     except UserError as error:
         told = str(error)

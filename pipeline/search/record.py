@@ -1,13 +1,11 @@
-"""What became of a search's trials: a small file each, and the table, plot and best configuration made of them."""
+"""What became of a search's trials: a small file each, and the table made of them."""
 
 from typing import Any, Literal
 
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.clock import clock
 from pipeline.markdown import markdown_table
-from pipeline.plot import figure_png
 from pipeline.storage import MissingObjectError, join, names_below, read, write
 
 TrialState = Literal["running", "finished", "stopped early", "out of memory", "failed"]
@@ -90,34 +88,3 @@ def table(records: list[TrialRecord]) -> str:
         told = (f"{last.bits_per_dim:.4f}", f"{last.images_seen:,.0f}", f"{last.pflop:.4g}") if last else ("-",) * 3
         rows.append((str(rank), record.name, *told, clock(record.seconds), record.state))
     return markdown_table(rows)
-
-
-def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:
-    """Finished trials that no other beats in bits/dim without costing more FLOPs an image, the cheapest first."""
-    front: list[TrialRecord] = []
-    finished = [record for record in records if record.state == "finished" and record.last]
-    for record in sorted(finished, key=lambda one: (one.gflop_per_image, one.reports[-1].bits_per_dim)):
-        if not front or record.reports[-1].bits_per_dim < front[-1].reports[-1].bits_per_dim:
-            front.append(record)
-    return front
-
-
-def pareto_png(records: list[TrialRecord]) -> bytes:
-    """A plot of bits/dim over FLOPs an image: every trial, and the front of the finished ones."""
-    figure = Figure(figsize=(8, 5))
-    axes = figure.subplots()
-    for state, marker in (("finished", "o"), ("stopped early", "x"), ("failed", "v"), ("out of memory", "v")):
-        shown = [record for record in records if record.state == state and record.last]
-        if shown:
-            bits = [record.reports[-1].bits_per_dim for record in shown]
-            axes.scatter([record.gflop_per_image for record in shown], bits, marker=marker, label=state)
-    front = pareto_front(records)
-    bits = [record.reports[-1].bits_per_dim for record in front]
-    axes.plot([record.gflop_per_image for record in front], bits, label="Pareto front")
-    for record, value in zip(front, bits, strict=True):
-        axes.annotate(record.name, (record.gflop_per_image, value), fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("training GFLOP an image")
-    axes.set_ylabel("bits/dim on the validation split")
-    axes.legend()
-    return figure_png(figure)

@@ -27,8 +27,9 @@ from pipeline.mlflow_run import open_run
 from pipeline.run_identity import RunIdentity
 from pipeline.runs import identity_of, mark_run, prepare_digits
 from pipeline.search.methods import scheduler, searching
+from pipeline.search.pareto import pareto_png
 from pipeline.search.places import places_freed
-from pipeline.search.record import TrialRecord, load_records, pareto_png, ranked, table
+from pipeline.search.record import TrialRecord, load_records, ranked, table
 from pipeline.search.recorder import Recorder
 from pipeline.search.space import best_config, parse_space, search_name, search_url, trial_config
 from pipeline.search.trial import Plan, run_trial

@@ -16,7 +16,6 @@ from typing import Any
 import pipeline.ray_cluster  # noqa: F401
 
 # isort: split
-import ray.train
 from ray import tune
 from ray.util.queue import Queue
 
@@ -69,13 +68,14 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
         telling.tell(report)
     if ended:
         return
-    training = _beside(lambda: run_training(config, callbacks=[telling, TellPlaces(plan.taken)], tags=plan.tags))
+    callbacks = [TellPlaces(plan.taken)]
+    training = _beside(lambda: run_training(config, hear=telling.hear, callbacks=callbacks, tags=plan.tags))
     telling.relay(training)
     telling.tell(telling.report(training.result()))
 
 
-class Telling(ray.train.UserCallback):
-    """Hands a run's evaluations from Ray Train's controller to the trial's process, and from there to Tune.
+class Telling:
+    """Hands a run's evaluations to Tune, in the thread of the trial's process that Tune knows.
 
     The last one may end the trial, and so is told only after the run's last checkpoint.
     """
@@ -85,13 +85,13 @@ class Telling(ray.train.UserCallback):
         self._batch_size, self._run_url = config.train.batch_size, run_url_of(config)
         self._gflop = training_flops(config) / 1e9
         self._is_population = is_population
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._heard: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
 
-    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-        """Called by Ray Train's controller."""
-        report = self.report(metrics[0])
+    def hear(self, metrics: dict[str, float]) -> None:
+        """Take what the run's rank 0 reports; called in another thread than relay."""
+        report = self.report(metrics)
         if report and report["progress"] < 100:
-            self._queue.put(report)
+            self._heard.put(report)
 
     def report(self, metrics: dict[str, float]) -> dict[str, float]:
         """What Tune is told of a run's metrics; nothing where they hold no evaluation."""
@@ -106,11 +106,11 @@ class Telling(ray.train.UserCallback):
         }
 
     def relay(self, training: "Future[Any]") -> None:
-        """Tell Tune what the controller hands over, until the training has ended."""
+        """Tell Tune what is heard, until the training has ended."""
         while True:
             over = training.done()
             try:
-                report = self._queue.get(timeout=LOOK_SECONDS)
+                report = self._heard.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 if over:
                     return

@@ -1,7 +1,4 @@
-import io
 from pathlib import Path
-
-from PIL import Image
 
 from pipeline.search.record import (
     Report,
@@ -9,8 +6,6 @@ from pipeline.search.record import (
     TrialState,
     load_record,
     load_records,
-    pareto_front,
-    pareto_png,
     ranked,
     table,
 )
@@ -45,11 +40,6 @@ def test_the_table_has_a_line_a_trial() -> None:
         "1", "best", "4.0000", "6,400", "0.5", "0:01:15", "finished",
     ]  # fmt: skip
     assert "out of memory" in lines[-1]
-
-
-def test_the_front_has_what_no_other_beats() -> None:
-    assert [one.name for one in pareto_front(RECORDS)] == ["cheap", "best"]
-    assert Image.open(io.BytesIO(pareto_png(RECORDS))).size == (960, 600)
 
 
 def test_records_come_back_in_the_order_in_which_trials_began(tmp_path: Path) -> None:
