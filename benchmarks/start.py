@@ -1,7 +1,8 @@
-"""What a run costs before its first step: seconds, and the processors' seconds by process.
+"""What a run costs before its first step, or a search but for training: seconds, and the processors' by process.
 
 `python -m benchmarks.start --beside FOLDER --repeats 3` starts a tiny run of two workers on a cluster of its own, in
-this checkout and in another one, in turn; each is ended after its first step.
+this checkout and in another one, in turn; each is ended after its first step. With `--job jobs.search` it is a search
+of two trials of four steps, one after the other, to its end.
 """
 
 import argparse
@@ -22,6 +23,15 @@ from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SIZE = ["--model.num-layers", "2", "--model.num-filters", "8", "--train.batch-size", "32", "--run.log-interval", "1"]
+JOBS = {
+    "jobs.train": ([], r"^step 1/"),
+    "jobs.search": (
+        ["--train.steps", "4", "--cluster.num-workers", "1", "--search.max-concurrent-trials", "1",
+         "--search.scheduler", "none", "--search.space", "train.learning_rate=choice(0.001,0.002)"],
+        r"^best: ",
+    ),
+}  # fmt: skip
+"""More words of each job, and the line at which it is ended."""
 SECONDS_BETWEEN_LOOKS = 0.25
 
 
@@ -33,7 +43,8 @@ def look(job: psutil.Process, seen: dict[int, tuple[str, float]]) -> None:
     for each in [job, *job.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             times, words = each.cpu_times(), each.cmdline()
-            seen[each.pid] = (_name(words), times.user + times.system)
+            name = _name(words) or seen.get(each.pid, ("", 0.0))[0]  # one that is ending has none
+            seen[each.pid] = (name, times.user + times.system)
 
 
 def _name(words: list[str]) -> str:
@@ -45,13 +56,14 @@ def _name(words: list[str]) -> str:
     return next((Path(word).name for word in words if not word.startswith("-") and "python" not in Path(word).name), "")
 
 
-def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter[str]]:
-    """Seconds from the command to a run's first step, and those of the processors by process.
+def started(checkout: Path, folder: Path, job_name: str) -> tuple[float, collections.Counter[str]]:
+    """Seconds from the command to the job's line in JOBS, and those of the processors by process.
 
     Raises:
         UserError: it ended before, or its data could not be prepared.
     """
-    words = ["digits", *SIZE, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
+    more, last_line = JOBS[job_name]
+    words = ["digits", *SIZE, *more, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
@@ -64,13 +76,13 @@ def first_step(checkout: Path, folder: Path) -> tuple[float, collections.Counter
     began = time.monotonic()
     with log.open("w") as output:
         job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", *words], cwd=checkout, env=environment, stdout=output, stderr=output
+            [sys.executable, "-m", job_name, *words], cwd=checkout, env=environment, stdout=output, stderr=output
         )
     seen: dict[int, tuple[str, float]] = {}
     try:
-        while not re.search(r"^step 1/", log.read_text(), re.MULTILINE):
+        while not re.search(last_line, log.read_text(), re.MULTILINE):
             if job.poll() is not None:
-                raise UserError(f"{checkout}: jobs.train ended before its first step:\n{log.read_text()}")
+                raise UserError(f"{checkout}: {job_name} ended before a line {last_line}:\n{log.read_text()}")
             time.sleep(SECONDS_BETWEEN_LOOKS)
             look(psutil.Process(job.pid), seen)
         used = collections.Counter[str]()
@@ -87,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=Path, help="another checkout, run in turn with this one by the same Python")
     parser.add_argument("--repeats", type=count, default=3)
+    parser.add_argument("--job", choices=JOBS, default="jobs.train")
     arguments = parser.parse_args()
     if arguments.beside and not (arguments.beside / "jobs" / "train.py").is_file():
         raise UserError(
@@ -98,7 +111,7 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for checkout in checkouts:
             with tempfile.TemporaryDirectory() as folder:
-                seconds, used = first_step(checkout, Path(folder))
+                seconds, used = started(checkout, Path(folder), arguments.job)
             print(f"{checkout.name}: {seconds:.1f} s, processors {used.total():.1f} s", flush=True)
             sums[checkout].update(used)
     print("| process |", *(f"{checkout.name} |" for checkout in checkouts))

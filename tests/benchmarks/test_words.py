@@ -5,14 +5,16 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from benchmarks import curve, digits
-from benchmarks.start import first_step
+from benchmarks.start import look, started
 from benchmarks.words import count, positive
 from pipeline.errors import UserError
 from pipeline.presets import PRESETS
@@ -100,10 +102,10 @@ def test_software_that_is_not_whole_is_told(
     assert re.search(rf"^error: {told}[^\n]*$", what_ends(words, monkeypatch))
 
 
-def checkout(folder: Path, prepare: str, train: str) -> Path:
+def checkout(folder: Path, prepare: str, train: str, search: str = "") -> Path:
     """A checkout whose jobs are those programs."""
     (folder / "jobs").mkdir(parents=True)
-    for name, program in (("__init__", ""), ("prepare", prepare), ("train", train)):
+    for name, program in (("__init__", ""), ("prepare", prepare), ("train", train), ("search", search)):
         (folder / f"jobs/{name}.py").write_text(program)
     return folder
 
@@ -112,19 +114,33 @@ def checkout(folder: Path, prepare: str, train: str) -> Path:
     ("prepare", "train", "told"),
     [
         ('raise SystemExit("error: no room")', TRAINS, "jobs.prepare ended with status 1:\nerror: no room"),
-        ("", 'raise SystemExit("error: no room")', "jobs.train ended before its first step:\nerror: no room"),
+        ("", 'raise SystemExit("error: no room")', "jobs.train ended before a line ^step 1/:\nerror: no room"),
     ],
 )
 def test_a_job_that_fails_is_told_with_what_it_said(prepare: str, train: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(f'{tmp_path}/other: {told}')}$"):
-        first_step(checkout(tmp_path / "other", prepare, train), tmp_path)
+        started(checkout(tmp_path / "other", prepare, train), tmp_path, "jobs.train")
 
 
-def test_a_start_is_timed_to_the_first_step_and_ended_there(tmp_path: Path) -> None:
-    seconds, used = first_step(checkout(tmp_path / "other", "", TRAINS), tmp_path)
+def test_a_process_that_is_ending_keeps_its_name() -> None:
+    """Linux takes its words before the process is a zombie."""
+    ending = mock.Mock(spec=psutil.Process, pid=5)
+    ending.children.return_value = []
+    ending.cpu_times.side_effect = [mock.Mock(user=1.0, system=0.5), mock.Mock(user=2.0, system=0.5)]
+    ending.cmdline.side_effect = [["ray::TrainController.run"], []]
+    seen: dict[int, tuple[str, float]] = {}
+    look(ending, seen)
+    look(ending, seen)
+    assert seen == {5: ("ray::TrainController", 2.5)}
+
+
+@pytest.mark.parametrize("job", ["jobs.train", "jobs.search"])
+def test_a_start_is_timed_to_its_line_and_ended_there(job: str, tmp_path: Path) -> None:
+    searches = TRAINS.replace("step 1/", "best: ")
+    seconds, used = started(checkout(tmp_path / "other", "", TRAINS, searches), tmp_path, job)
     assert 0 < seconds < 600
     assert isinstance(used, Counter)
-    assert list(used) == ["jobs.train"]
+    assert list(used) == [job]
 
 
 def test_a_curve_is_of_the_run_that_is_named(
