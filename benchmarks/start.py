@@ -24,14 +24,14 @@ from pipeline.errors import UserError
 ROOT = Path(__file__).parents[1]
 SIZE = ["--model.num-layers", "2", "--model.num-filters", "8", "--train.batch-size", "32", "--run.log-interval", "1"]
 JOBS = {
-    "jobs.train": ([], r"^step 1/"),
+    "jobs.train": ([], r"^step 1/", "its first step"),
     "jobs.search": (
         ["--train.steps", "4", "--cluster.num-workers", "1", "--search.max-concurrent-trials", "1",
          "--search.scheduler", "none", "--search.space", "train.learning_rate=choice(0.001,0.002)"],
-        r"^best: ",
+        r"^best: ", "it told the best trial",
     ),
 }  # fmt: skip
-"""More words of each job, and the line at which it is ended."""
+"""More words of each job, the line at which it is ended, and what that line is."""
 SECONDS_BETWEEN_LOOKS = 0.25
 
 
@@ -62,7 +62,7 @@ def started(checkout: Path, folder: Path, job_name: str) -> tuple[float, collect
     Raises:
         UserError: it ended before, or its data could not be prepared.
     """
-    more, last_line = JOBS[job_name]
+    more, last_line, event = JOBS[job_name]
     words = ["digits", *SIZE, *more, "--data.url", f"{folder}/data", "--run.url", f"{folder}/runs"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1",
@@ -82,7 +82,7 @@ def started(checkout: Path, folder: Path, job_name: str) -> tuple[float, collect
     try:
         while not re.search(last_line, log.read_text(), re.MULTILINE):
             if job.poll() is not None:
-                raise UserError(f"{checkout}: {job_name} ended before a line {last_line}:\n{log.read_text()}")
+                raise UserError(f"{checkout}: {job_name} ended before {event}:\n{log.read_text()}")
             time.sleep(SECONDS_BETWEEN_LOOKS)
             look(psutil.Process(job.pid), seen)
         used = collections.Counter[str]()

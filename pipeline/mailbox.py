@@ -61,7 +61,7 @@ class Mailbox:
         return False
 
     @contextlib.contextmanager
-    def delivered(self, hear: Hear | None = None) -> Iterator[None]:
+    def delivered(self, hear: Hear | None) -> Iterator[None]:
         """Print the workers' lines and have their reports heard while they work, and what is left at the end."""
         ended = threading.Event()
 

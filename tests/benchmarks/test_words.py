@@ -114,7 +114,7 @@ def checkout(folder: Path, prepare: str, train: str, search: str = "") -> Path:
     ("prepare", "train", "told"),
     [
         ('raise SystemExit("error: no room")', TRAINS, "jobs.prepare ended with status 1:\nerror: no room"),
-        ("", 'raise SystemExit("error: no room")', "jobs.train ended before a line ^step 1/:\nerror: no room"),
+        ("", 'raise SystemExit("error: no room")', "jobs.train ended before its first step:\nerror: no room"),
     ],
 )
 def test_a_job_that_fails_is_told_with_what_it_said(prepare: str, train: str, told: str, tmp_path: Path) -> None:
