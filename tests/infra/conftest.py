@@ -187,9 +187,13 @@ def cluster(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     return applied(moto, tmp_path_factory.mktemp("applied"))
 
 
-def applied(moto: Moto, parent: Path) -> Cluster:
-    """infra/ applied in moto, with software as `infra/software build` makes it for images with the environment."""
+def applied(moto: Moto, parent: Path, more: str = "") -> Cluster:
+    """infra/ applied in moto, with software as `infra/software build` makes it for images with the environment.
+
+    more: Terraform's words for what the test adds to it.
+    """
     folder = configuration(parent / "infra")
+    (folder / "more.tf").write_text(more)
     (folder / "moto_override.tf").write_text(MOTO_OVERRIDE)
     (folder / "storage" / "moto_override.tf").write_text(POLICY_OVERRIDE)
     software, s3_port = parent / "software", free_port()
