@@ -24,7 +24,7 @@ resource "terraform_data" "obstacle" {
   }
 }
 """
-"""What hangs on the network and can't be destroyed before there is a file `lifted`, so that the network can't either."""
+"""What hangs on the network and can't be destroyed before there is a file `lifted`; so the network can't either."""
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(280)
 def test_digits_train_as_a_submitted_job(head: dict[str, str]) -> None:
     intervals = {"train.steps": 20, "run.eval-interval": 20, "run.sample-interval": 20, "run.log-interval": 10}
