@@ -59,7 +59,7 @@ lint: .venv/installed-dev ## ruff, mypy and the import law
 test: lint .venv-checkov/installed ## lint, types, import law and the tests, in minutes
 	$(BIN)/python -m pytest -q -n 3 $(BY_FILE) -m "not cluster and not infra"
 
-test-cluster: .venv/installed-dev ## the slow tests: kills of workers and drivers
+test-cluster: .venv/installed-dev ## the slow tests, on clusters of processes: kills, searches, a submitted job
 	$(BIN)/python -m pytest -q -n 2 $(BY_FILE) -m cluster
 
 # An environment of its own: checkov pins much of what the project pins otherwise.

@@ -14,7 +14,6 @@ from tests.infra.stand_ins import start_worker
 
 pytestmark = [pytest.mark.infra, pytest.mark.timeout(900)]
 
-
 OBSTACLE = """
 resource "terraform_data" "obstacle" {
   input = aws_vpc.this.id
