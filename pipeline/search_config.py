@@ -30,7 +30,7 @@ class Search(Section):
     """What becomes of weak trials: they are stopped early by asynchronous successive halving or by the median stopping
     rule, or they go on from a strong one's checkpoint with changed values (population based training), or nothing."""
     evaluations: int = Field(default=16, ge=1)
-    """Evaluations of a trial over its budget, each with a checkpoint; trials are compared, stopped and paused there."""
+    """Evaluations of a trial over its budget, each with a checkpoint; trials are compared and stopped there."""
     first_rung: float = Field(default=0.0625, gt=0.0, le=1.0)
     """Share of its budget that a trial gets before it may be stopped."""
     reduction_factor: float = Field(default=4.0, gt=1.0)

@@ -66,7 +66,7 @@ def scheduler(plan: Plan) -> TrialScheduler:
         return MedianStoppingRule(**of, grace_period=first)
     if search.scheduler == "pbt":
         random.seed(search.seed)  # which Tune's scheduler draws from
-        return PopulationBasedTraining(
+        return Population(
             **of,
             perturbation_interval=100.0 * search.perturbation_interval,
             hyperparam_mutations={
@@ -76,6 +76,19 @@ def scheduler(plan: Plan) -> TrialScheduler:
             custom_explore_fn=lambda values: rounded(plan.space, values),
         )
     return FIFOScheduler()
+
+
+class Population(PopulationBasedTraining):
+    """A population whose members all have places, so that none stops to make room for another.
+
+    Ray's stops a member that reports while another has still to start, and starts it anew later: each that goes on from
+    another's checkpoint would cost the others their processes, too.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A member trains on, unless it is to go on from another's checkpoint."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision
 
 
 def _members(plan: Plan) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ class Telling:
             self.tell(report)
 
     def tell(self, report: dict[str, float]) -> None:
-        """Tell Tune, which answers by going on, pausing or ending this process."""
+        """Tell Tune, which answers by going on or by ending this process."""
         told = report | {"gflop_per_image": self._gflop}
         if not self._is_population:
             tune.report(told)
@@ -131,7 +131,7 @@ class Telling:
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _wait_for_checkpoint(self, report: dict[str, float], training: "Future[Any]") -> None:
-        """A trial that pauses goes on from the checkpoint of this step, and others may, so it must be in storage."""
+        """Another member may go on from the checkpoint of this step, so it must be in storage."""
         wanted = folder_name(self._step(report))
         while not training.done() and not any(name >= wanted for name in steps_below(self._run_url)):
             time.sleep(LOOK_SECONDS)

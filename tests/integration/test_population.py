@@ -1,5 +1,6 @@
 """Ray Tune's part of a search, with trials that report what a test needs and train nothing."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -53,8 +54,6 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
 
     weak_told, strong_told = Path(plan.url, "weak-told"), Path(plan.url, "strong-told")
     if name == "member0":
-        # Tune pauses who reports while another one has still to begin, and starts it anew later.
-        wait_until(Path(plan.url, "member1-starts").exists, PATIENCE, "member1's start")
         tell(4.1, 50.0)
         weak_told.touch()
         wait_until(strong_told.exists, PATIENCE, "member1's report")
@@ -68,6 +67,39 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
         lambda: weak_starts.read_text() == "xx" or ended(load_record(plan.url, "member0")), PATIENCE, "member0's end"
     )
     tell(2.9, 100.0)
+
+
+def strong_reports_while_weak_is_away(values: dict[str, Any], plan: Plan) -> None:
+    """A trial's function: member1 reports when member0 has been told to go on from it, which takes a new process."""
+    name, values = plan.named(run.tune.get_context().get_trial_id(), values)
+    telling = Telling(trial_config(plan.config, values, name), is_population=True)
+    with Path(plan.url, f"{name}-starts").open("a") as file:
+        file.write("x")
+
+    def tell(bits_per_dim: float, progress: float) -> None:
+        telling.tell({"bits_per_dim": bits_per_dim, "images_seen": progress, "pflop": 0.0, "progress": progress})
+
+    weak_told, strong_told = Path(plan.url, "weak-told"), Path(plan.url, "strong-told")
+    if name == "member0":
+        if not strong_told.exists():
+            tell(4.1, 25.0)
+            weak_told.touch()
+            wait_until(strong_told.exists, PATIENCE, "member1's report")
+            tell(4.0, 50.0)
+        tell(2.8, 100.0)
+        return
+    wait_until(weak_told.exists, PATIENCE, "member0's report")
+    tell(3.0, 50.0)
+    strong_told.touch()
+    wait_until(lambda: last_progress(plan, "member0") >= 50.0, PATIENCE, "Tune's answer to member0")
+    tell(2.9, 75.0)
+    tell(2.9, 100.0)
+
+
+def last_progress(plan: Plan, name: str) -> float:
+    """Percent of its budget at a member's last report that is kept, which is once Tune has answered it."""
+    record = load_record(plan.url, name)
+    return record.last.progress if record and record.last else 0.0
 
 
 def tells_once_and_waits(values: dict[str, Any], plan: Plan) -> None:
@@ -110,3 +142,14 @@ def test_who_has_spent_its_budget_does_not_train_on_from_another(plan: Plan, mon
         "member0": ("finished", 4.0), "member1": ("finished", 2.9),
     }  # fmt: skip
     assert [Path(plan.url, f"member{number}-starts").read_text() for number in range(2)] == ["x", "x"]
+
+
+def test_who_trains_on_keeps_its_process_while_another_is_started_anew(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(plan, config=changed(plan.config, search={"perturbation_interval": 0.25}))
+    monkeypatch.setattr(run, "run_trial", strong_reports_while_weak_is_away)
+    Path(plan.url).mkdir(parents=True)
+    run._tune(plan, Recorder(plan))
+    assert [Path(plan.url, f"member{number}-starts").read_text() for number in range(2)] == ["xx", "x"]
+    assert {record.state for record in load_records(plan.url)} == {"finished"}
