@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,33 @@ def plan(digits: Config) -> Iterator[Plan]:
         "max_concurrent_trials": 2, "scheduler": "pbt", "perturbation_interval": 0.5,
     }  # fmt: skip
     start_cluster(2)
-    yield plan_of(changed(digits, search=search))
+    made = plan_of(changed(digits, search=search))
+    Path(made.url).mkdir(parents=True)
+    yield made
     ray.shutdown()
 
 
-def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
-    """A trial's function: member1 is at 60% of its budget, and better, when member0 spends the last of its own."""
+def member(values: dict[str, Any], plan: Plan) -> tuple[str, Callable[[float, float], None]]:
+    """A member's name, and how it tells bits/dim at a percentage of its budget; its start is counted."""
     name, values = plan.named(run.tune.get_context().get_trial_id(), values)
     telling = Telling(trial_config(plan.config, values, name), is_population=True)
-    starts = Path(plan.url, f"{name}-starts")
-    with starts.open("a") as file:
+    with starts_of(plan, name).open("a") as file:
         file.write("x")
 
     def tell(bits_per_dim: float, progress: float) -> None:
         telling.tell({"bits_per_dim": bits_per_dim, "images_seen": progress, "pflop": 0.0, "progress": progress})
 
+    return name, tell
+
+
+def starts_of(plan: Plan, name: str) -> Path:
+    """The file with a letter for each start of a member."""
+    return Path(plan.url, f"{name}-starts")
+
+
+def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
+    """A trial's function: member1 is at 60% of its budget, and better, when member0 spends the last of its own."""
+    name, tell = member(values, plan)
     weak_told, strong_told = Path(plan.url, "weak-told"), Path(plan.url, "strong-told")
     if name == "member0":
         tell(4.1, 50.0)
@@ -62,7 +74,7 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
     wait_until(weak_told.exists, PATIENCE, "member0's report")
     tell(3.0, 60.0)
     strong_told.touch()
-    weak_starts = Path(plan.url, "member0-starts")
+    weak_starts = starts_of(plan, "member0")
     wait_until(
         lambda: weak_starts.read_text() == "xx" or ended(load_record(plan.url, "member0")), PATIENCE, "member0's end"
     )
@@ -71,14 +83,7 @@ def weak_ends_first(values: dict[str, Any], plan: Plan) -> None:
 
 def strong_reports_while_weak_is_away(values: dict[str, Any], plan: Plan) -> None:
     """A trial's function: member1 reports when member0 has been told to go on from it, which takes a new process."""
-    name, values = plan.named(run.tune.get_context().get_trial_id(), values)
-    telling = Telling(trial_config(plan.config, values, name), is_population=True)
-    with Path(plan.url, f"{name}-starts").open("a") as file:
-        file.write("x")
-
-    def tell(bits_per_dim: float, progress: float) -> None:
-        telling.tell({"bits_per_dim": bits_per_dim, "images_seen": progress, "pflop": 0.0, "progress": progress})
-
+    name, tell = member(values, plan)
     weak_told, strong_told = Path(plan.url, "weak-told"), Path(plan.url, "strong-told")
     if name == "member0":
         if not strong_told.exists():
@@ -104,9 +109,8 @@ def last_progress(plan: Plan, name: str) -> float:
 
 def tells_once_and_waits(values: dict[str, Any], plan: Plan) -> None:
     """A trial's function that doesn't end by itself."""
-    name, values = plan.named(run.tune.get_context().get_trial_id(), values)
-    telling = Telling(trial_config(plan.config, values, name), is_population=True)
-    telling.tell({"bits_per_dim": 4.1, "images_seen": 25.0, "pflop": 0.0, "progress": 25.0})
+    _, tell = member(values, plan)
+    tell(4.1, 25.0)
     time.sleep(PATIENCE)
 
 
@@ -136,12 +140,11 @@ def ended(record: TrialRecord | None) -> bool:
 
 def test_who_has_spent_its_budget_does_not_train_on_from_another(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run_trial", weak_ends_first)
-    Path(plan.url).mkdir(parents=True)
     run._tune(plan, Recorder(plan))
     assert {record.name: (record.state, record.last.bits_per_dim) for record in load_records(plan.url)} == {
         "member0": ("finished", 4.0), "member1": ("finished", 2.9),
     }  # fmt: skip
-    assert [Path(plan.url, f"member{number}-starts").read_text() for number in range(2)] == ["x", "x"]
+    assert [starts_of(plan, f"member{number}").read_text() for number in range(2)] == ["x", "x"]
 
 
 def test_who_trains_on_keeps_its_process_while_another_is_started_anew(
@@ -149,7 +152,6 @@ def test_who_trains_on_keeps_its_process_while_another_is_started_anew(
 ) -> None:
     plan = dataclasses.replace(plan, config=changed(plan.config, search={"perturbation_interval": 0.25}))
     monkeypatch.setattr(run, "run_trial", strong_reports_while_weak_is_away)
-    Path(plan.url).mkdir(parents=True)
     run._tune(plan, Recorder(plan))
-    assert [Path(plan.url, f"member{number}-starts").read_text() for number in range(2)] == ["xx", "x"]
+    assert [starts_of(plan, f"member{number}").read_text() for number in range(2)] == ["xx", "x"]
     assert {record.state for record in load_records(plan.url)} == {"finished"}
