@@ -56,7 +56,7 @@ def searching(plan: Plan, concurrent: int) -> dict[str, Any]:
 
 
 def scheduler(plan: Plan) -> TrialScheduler:
-    """Progress is percent of the budget, so trials are compared at equal images or FLOPs."""
+    """What becomes of weak trials, by progress, which is percent of the budget: equal images or equal FLOPs."""
     search = plan.config.search
     first = 100.0 * search.first_rung
     of = {"time_attr": "progress", "metric": "bits_per_dim", "mode": "min"}
