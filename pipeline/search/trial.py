@@ -142,13 +142,12 @@ class Telling:
 
 def _adopt(config: Config) -> None:
     """Go on from the checkpoint of another member, where Tune says so."""
-    checkpoint, run_url = tune.get_checkpoint(), run_url_of(config)
+    checkpoint = tune.get_checkpoint()
     if checkpoint is None:
         return
     with checkpoint.as_directory() as folder:
         pointer = json.loads(Path(folder, POINTER).read_text())
-    if pointer["run_url"] != run_url:
-        adopt(join(pointer["run_url"], folder_name(pointer["step"])), run_url, config)
+    adopt(join(pointer["run_url"], folder_name(pointer["step"])), run_url_of(config), config)
 
 
 def _beside(function: Callable[[], Any]) -> "Future[Any]":
